@@ -1,0 +1,6 @@
+"""Callbacks: pictures during training, and the files that ``predict`` writes."""
+
+from ncsn.callbacks.samples import ImageSamples, PointSamples
+from ncsn.callbacks.writer import SampleWriter
+
+__all__ = ["ImageSamples", "PointSamples", "SampleWriter"]

@@ -1,0 +1,223 @@
+"""Pictures of samples, drawn during training from the averaged weights."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
+from torch import Tensor
+
+from ncsn import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ncsn.data import InMemoryDataModule
+    from ncsn.modules import ScoreModule
+
+__all__ = ["ImageSamples", "PointSamples"]
+
+
+class SamplePictures(Callback, ABC):
+    """Base class: draws samples while training goes on, and once more when it has ended.
+
+    Pictures during training come from the module's ``preview_sampler``, those at the end from its
+    ``sampler``. All start from the same noise, so that they can be compared. They are written to
+    ``pictures/`` in the directory of the run, and to W&B if that is one of the loggers.
+
+    During training they are drawn at the end of a validation, while the averaged weights are in
+    place: this callback has to come before the one that averages.
+
+    Args:
+        every_n_epochs: Epochs between two pictures, at least 1.
+        num_samples: Number of samples in a picture, at least 1.
+    """
+
+    def __init__(self, every_n_epochs: int, num_samples: int) -> None:
+        self.every_n_epochs, self.num_samples = every_n_epochs, num_samples
+        self.directory = Path()
+        self.losses: dict[str, list[float]] = {"epoch": [], "train/loss": [], "val/loss": []}
+        self.seconds_sampling = 0.0
+        self.start = 0.0
+
+    @abstractmethod
+    def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+        """Draw and write the pictures of a moment in training."""
+
+    @abstractmethod
+    def draw_final(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+        """Draw and write the pictures of the trained model."""
+
+    # ---- Lightning's hooks -------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Agree on the directory, which all ranks have to take part in."""
+        self.directory = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+        self.start = time.perf_counter()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw a preview, if one is due."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due and not trainer.sanity_checking and trainer.is_global_zero:
+            with self._sampling(trainer, pl_module) as module:
+                self.draw_preview(trainer, module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the losses of the epoch."""
+        metrics = trainer.callback_metrics
+        self.losses["epoch"].append(trainer.current_epoch + 1)
+        for name, key in (("train/loss", "train/loss_epoch"), ("val/loss", "val/loss")):
+            self.losses[name].append(float(metrics.get(key, float("nan"))))
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the last pictures and the losses, and say where they are."""
+        if not trainer.is_global_zero or trainer.interrupted:
+            return
+        with self._sampling(trainer, pl_module) as module:
+            self.draw_final(trainer, module)
+        curves = {name: values for name, values in self.losses.items() if name != "epoch"}
+        epochs = [int(epoch) for epoch in self.losses["epoch"]]
+        if epochs:
+            self.write_figure(trainer, "losses", plots.plot_losses(epochs, curves))
+        seconds = time.perf_counter() - self.start
+        share = self.seconds_sampling / seconds
+        rank_zero_info(
+            f"Pictures are in {self.directory} (drawing them took {share:.1%} of {seconds:.0f} s)"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far, so that a resumed run draws the whole curve."""
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the losses of the run that is resumed."""
+        self.losses = state_dict["losses"]
+
+    # ---- helpers -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _sampling(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> Iterator["ScoreModule"]:
+        """The module in evaluation mode and in the trainer's precision; the clock runs."""
+        start = time.perf_counter()
+        training = pl_module.training
+        pl_module.eval()
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            yield cast("ScoreModule", pl_module)
+        pl_module.train(training)
+        self.seconds_sampling += time.perf_counter() - start
+
+    def write_figure(self, trainer: pl.Trainer, name: str, figure: "Figure") -> None:
+        """Write a figure as ``pictures/NAME.png`` and send it to W&B."""
+        figure.savefig(self.path(f"{name}.png"))
+        self.send(trainer, f"{name}.png")
+
+    def path(self, name: str) -> Path:
+        """The path of a picture, in a directory that exists."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return self.directory / name
+
+    def send(self, trainer: pl.Trainer, name: str) -> None:
+        """Send a written picture to W&B, captioned with the step."""
+        path, step = str(self.directory / name), trainer.global_step
+        key = "pictures/" + name.split("_step=")[0].split(".")[0]
+        caption = [f"{key.removeprefix('pictures/')}, step {step}"]
+        for logger in trainer.loggers:
+            if not isinstance(logger, WandbLogger):
+                continue
+            if path.endswith(".gif"):
+                logger.log_video(key, [path], step=step, format=["gif"], caption=caption)
+            else:
+                logger.log_image(key, [path], step=step, caption=caption)
+
+
+class ImageSamples(SamplePictures):
+    """For images: grids of samples; at the end also how they come out of the noise.
+
+    ``samples_step=N.png`` during training; ``samples.png``, ``annealing.png`` (one row a noise
+    level), ``annealing.gif`` and ``losses.png`` at the end.
+    """
+
+    num_frames = 50
+
+    def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+        """A grid of samples."""
+        generator = module.sample_generator(0, self.num_samples)
+        samples = module.sample(
+            self.num_samples, sampler=module.preview_sampler, generator=generator
+        )
+        self._write_grid(trainer, f"samples_step={trainer.global_step:07d}.png", samples)
+
+    def draw_final(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+        """A grid of samples, the annealing level by level, and as an animation."""
+        last_of_level: dict[float, Tensor] = {}
+        frames: list[Tensor] = []
+        num_evaluations = module.sampler.num_evaluations(len(module.noise_levels))
+        frame_every = max(1, num_evaluations // self.num_frames)
+        progress = iter(track(range(num_evaluations), "Sampling"))
+
+        def monitor(sigma: float, x: Tensor) -> None:
+            step = next(progress)
+            last_of_level[sigma] = x[:10]
+            if step % frame_every == 0:
+                frames.append(x[:36])
+
+        generator = module.sample_generator(0, self.num_samples)
+        samples = module.sample(self.num_samples, generator=generator, monitor=monitor)
+        next(progress, None)  # ends the bar
+        self._write_grid(trainer, "samples.png", samples)
+        rows = list(last_of_level.items())
+        if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
+            rows = [rows[i] for i in torch.linspace(0, len(rows) - 1, 12).round().int().tolist()]
+        self.write_figure(trainer, "annealing", plots.plot_annealing(rows))
+        plots.save_gif([*frames, samples[:36]], self.path("annealing.gif"))
+        self.send(trainer, "annealing.gif")
+
+    def _write_grid(self, trainer: pl.Trainer, name: str, samples: Tensor) -> None:
+        plots.save_grid(samples, self.path(name))
+        self.send(trainer, name)
+
+
+class PointSamples(SamplePictures):
+    """For points in the plane: samples beside data, the score field, the losses.
+
+    ``samples_step=N.png`` and ``score_step=N.png`` during training; ``samples.png``,
+    ``score.png`` and ``losses.png`` at the end.
+    """
+
+    def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+        """Samples beside data, and the score field."""
+        generator = module.sample_generator(0, self.num_samples)
+        samples = module.sample(
+            self.num_samples, sampler=module.preview_sampler, generator=generator
+        )
+        self._draw(trainer, module, samples, suffix=f"_step={trainer.global_step:07d}")
+
+    def draw_final(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+        """Samples beside data, and the score field."""
+        generator = module.sample_generator(0, self.num_samples)
+        self._draw(trainer, module, module.sample(self.num_samples, generator=generator))
+
+    def _draw(
+        self, trainer: pl.Trainer, module: "ScoreModule", samples: Tensor, suffix: str = ""
+    ) -> None:
+        datamodule = cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
+        data = datamodule.splits["val"].data
+        title = f"samples ({len(samples):,} points, step {trainer.global_step:,})"
+        self.write_figure(
+            trainer, f"samples{suffix}", plots.plot_samples(data, samples.cpu(), title)
+        )
+        sigma = module.noise_levels[-1].item()
+        x = plots.plane_grid(data).to(module.device)
+        score = module.score(x, x.new_full((len(x),), sigma))
+        title = f"score at $\\sigma$ = {sigma:.3g}, step {trainer.global_step:,}"
+        self.write_figure(trainer, f"score{suffix}", plots.plot_score_field(data, x, score, title))

@@ -1,0 +1,79 @@
+"""The files that ``predict`` writes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ncsn import plots
+
+__all__ = ["SampleWriter"]
+
+
+class SampleWriter(BasePredictionWriter):
+    """Gathers the samples of all ranks into ``samples.npz``, and draws the first of them.
+
+    The archive holds ``samples``, in the order of their numbers: uint8 of shape
+    ``(n, channels, height, width)`` for images, float32 of shape ``(n, dim)`` for points.
+
+    Args:
+        num_drawn: Number of samples in the picture ``samples.png``.
+    """
+
+    def __init__(self, num_drawn: int = 100) -> None:
+        super().__init__(write_interval="batch")
+        self.num_drawn = num_drawn
+        self.directory = Path()
+        self.batches: list[tuple[int, Tensor]] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Agree on the directory, which all ranks have to take part in."""
+        self.directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self.batches = []
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Keep a batch of samples, images as uint8, in the memory of the host."""
+        samples = plots.to_uint8(prediction) if prediction.ndim == 4 else prediction
+        self.batches.append((int(batch[0]), samples.cpu()))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write each rank's part; when all are there, put them together on the first rank."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        torch.save(self.batches, self._part(trainer.global_rank))
+        trainer.strategy.barrier("samples written")
+        if not trainer.is_global_zero:
+            return
+        parts = [self._part(rank) for rank in range(trainer.world_size)]
+        batches: list[Any] = sum((torch.load(part, weights_only=True) for part in parts), [])
+        samples = torch.cat([samples for _, samples in sorted(batches, key=lambda b: b[0])])
+        np.savez_compressed(self.directory / "samples.npz", samples=samples.numpy())
+        for part in parts:
+            part.unlink()
+        self._draw(samples, self.directory / "samples.png")
+        rank_zero_info(f"{len(samples):,} samples are in {self.directory / 'samples.npz'}")
+        rank_zero_info(f"The first of them are drawn in {self.directory / 'samples.png'}")
+
+    def _part(self, rank: int) -> Path:
+        return self.directory / f"samples-rank{rank}.pt"
+
+    def _draw(self, samples: Tensor, path: Path) -> None:
+        if samples.ndim == 4:
+            plots.save_grid(samples[: self.num_drawn].float() / 127.5 - 1, path)
+        elif samples.shape[1] == 2:
+            title = f"samples ({len(samples):,} points)"
+            plots.plot_samples(samples, samples, title).savefig(path)

@@ -1,0 +1,153 @@
+"""The command line: LightningCLI, with the links between data and model and one-line errors.
+
+``python -m ncsn fit|validate|test|predict --config configs/NAME.yaml``
+"""
+
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
+from lightning.pytorch.loggers import WandbLogger
+from torch.utils.data import DataLoader
+
+from ncsn.callbacks import SampleWriter
+from ncsn.data import InMemoryDataModule
+from ncsn.errors import UserError
+from ncsn.modules import ScoreModule
+
+__all__ = ["Trainer", "main"]
+
+
+# Warnings of Lightning that are true of every run here, and nothing that a user could mend.
+EXPECTED_WARNINGS = (
+    ".*LeafSpec.*is deprecated",  # Lightning 2.6 with torch 2.15
+    ".*callbacks used to create the checkpoint need to be provided",  # fit's, not predict's
+    "The dirpath has changed from",  # every run has its own directory
+    "Couldn't infer the batch indices",  # predict's batches are the numbers of the samples
+    ".*does not have many workers",  # batches come out of memory
+)
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line, and exit with status 2."""
+        fail(message, status=2)
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer, whose ``predict`` draws samples."""
+
+    def predict(  # type: ignore[override]
+        self,
+        model: ScoreModule,
+        datamodule: InMemoryDataModule | None = None,
+        num_samples: PositiveInt = 100,
+        batch_size: PositiveInt = 256,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Draw samples and write them to samples.npz and samples.png in the run's directory.
+
+        Sample number i depends on the weights, the sampler, --seed_everything and i alone: not on
+        the batch size or on the number of processes.
+
+        Args:
+            model: The trained model.
+            datamodule: The data of the training; not used.
+            num_samples: Number of samples to draw.
+            batch_size: Samples that are drawn at a time, on each device; a multiple of 64 is best.
+            ckpt_path: The checkpoint with the weights.
+        """
+        # Lightning shares the batches out among ranks.
+        batches: Any = torch.arange(num_samples).split(batch_size)
+        super().predict(
+            model,
+            DataLoader(batches, batch_size=None),
+            return_predictions=False,
+            ckpt_path=ckpt_path,
+            weights_only=True,
+        )
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's directory, and the config to W&B."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Send the config to W&B; the file has been written."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class CLI(LightningCLI):
+    """LightningCLI for the modules and the data of this project."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let the model know the data, and the network the noise levels."""
+        for name in ("data_shape", "data_mean", "data_std"):
+            parser.link_arguments(
+                f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
+            )
+        for name in ("num_levels", "sigma_min", "sigma_max"):
+            parser.link_arguments(
+                f"model.init_args.{name}", f"model.init_args.network.init_args.{name}"
+            )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The subcommands, each with the arguments that do not come from the command line."""
+        skipped = LightningCLI.subcommands()
+        return skipped | {"predict": {"model", "datamodule"}}
+
+    def before_predict(self) -> None:
+        """Have the samples written."""
+        if self.config_init["predict"]["ckpt_path"] is None:
+            raise UserError("predict needs trained weights: give --ckpt_path CHECKPOINT")
+        self.trainer.callbacks.append(SampleWriter())  # type: ignore[attr-defined]
+
+    def _parse_ckpt_path(self) -> None:
+        # fit keeps the user's values; everything else takes the checkpoint's model.
+        if self.config.get("subcommand") != "fit":
+            super()._parse_ckpt_path()
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Print one line and exit."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.exit(status)
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: The arguments, by default those of the process.
+    """
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    try:
+        CLI(
+            ScoreModule,
+            InMemoryDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False},
+            args=args,
+        )
+    except (UserError, MisconfigurationException) as error:
+        fail(str(error))

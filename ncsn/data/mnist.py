@@ -1,0 +1,99 @@
+"""MNIST, checked byte by byte before it is used."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse.typing import PositiveInt
+from torchvision.datasets import MNIST
+from torchvision.datasets.utils import check_integrity
+from torchvision.transforms.v2.functional import resize
+
+from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.errors import UserError
+
+__all__ = ["MNISTDataModule"]
+
+# MD5 of the unpacked files. They cover the headers, the counts and every byte of the images,
+# none of which torchvision verifies once the files are there.
+CHECKSUMS = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+class MNISTDataModule(InMemoryDataModule):
+    """LeCun's handwritten digits: 60,000 training and 10,000 test images of 28x28 pixels.
+
+    The last 5,000 training images are held out for validation. torchvision downloads the files
+    when they are missing, in one process.
+
+    Args:
+        data_dir: Directory that holds, or will hold, ``MNIST/raw`` in torchvision's layout.
+        image_size: 28, or 32 to resize the images.
+        batch_size: Images in a batch, on each device.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path = Path("data"),
+        image_size: Literal[28, 32] = 28,
+        batch_size: PositiveInt = 128,
+    ) -> None:
+        super().__init__(batch_size)
+        self.data_dir, self.image_size = data_dir, image_size
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """(1, image_size, image_size)."""
+        return (1, self.image_size, self.image_size)
+
+    # Measured on the 60,000 training images.
+    data_mean = -0.7387
+
+    @property
+    def data_std(self) -> float:
+        """See :attr:`InMemoryDataModule.data_std`; resizing smooths the images a little."""
+        return 0.6162 if self.image_size == 28 else 0.5786
+
+    def prepare_data(self) -> None:
+        """Download what is missing, on one process, and verify every file.
+
+        Raises:
+            UserError: If the files are missing and cannot be downloaded, or are damaged.
+        """
+        raw = self.data_dir / "MNIST" / "raw"
+        if not all((raw / name).is_file() for name in CHECKSUMS):
+            try:
+                MNIST(str(self.data_dir), download=True)
+            except (OSError, RuntimeError) as error:
+                raise UserError(
+                    f"MNIST is not in {raw} and could not be downloaded there ({error}). "
+                    "Point --data.data_dir at a directory that holds MNIST/raw, or start with "
+                    "configs/digits.yaml, which needs no download."
+                ) from error
+        for name, checksum in CHECKSUMS.items():
+            if not check_integrity(str(raw / name), checksum):
+                raise UserError(
+                    f"{raw / name} is not the MNIST file of that name (its MD5 is not {checksum}): "
+                    "it is damaged or another data set. Delete it to download it again, or point "
+                    "--data.data_dir at an intact copy."
+                )
+
+    def load_splits(self) -> dict[str, TensorBatches]:
+        """Images of shape ``(n, 1, image_size, image_size)``, uint8, and the digits as labels."""
+        train, test = (self._load(train=train) for train in (True, False))
+        return {
+            "train": TensorBatches(train.data[:-5000], train.labels[:-5000]),
+            "val": TensorBatches(train.data[-5000:], train.labels[-5000:]),
+            "test": test,
+        }
+
+    def _load(self, *, train: bool) -> TensorBatches:
+        mnist = MNIST(str(self.data_dir), train=train)
+        images: torch.Tensor = mnist.data[:, None]
+        if self.image_size != 28:
+            images = resize(images, [self.image_size, self.image_size], antialias=True)
+        return TensorBatches(images, mnist.targets)

@@ -1,0 +1,278 @@
+"""What DSM and NCSN share: training, validation and sampling with a ladder of noise levels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ncsn.metrics import MeanPerLevel
+from ncsn.networks import ScoreNetwork
+from ncsn.networks.preconditioning import Parametrisation, parametrised_score
+from ncsn.noise import Generator, SampleGenerator, Stream, global_seed, seeded_generator
+from ncsn.objectives import denoising_score_matching
+from ncsn.sampling import Monitor, Sampler
+
+__all__ = ["ScoreModule"]
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ScoreModule(pl.LightningModule, ABC):
+    r"""A score network trained by denoising score matching, and the samplers that use it.
+
+    The loss of a batch is
+
+    .. math:: \mathbb E\, \frac{\sigma^2}{\sigma_{\max}^2}
+              \|s_\theta(x + \sigma z, \sigma) + z / \sigma\|^2,
+
+    the mean over the batch of the sum over dimensions, with one noise level drawn for each
+    example. A subclass says which noise levels there are.
+
+    Noise and levels of a training step depend on (seed, rank, epoch, batch) alone, and those of a
+    validation batch on (rank, batch): two validations of the same weights give the same number.
+
+    Args:
+        network: The network, called as ``network(x, sigma)``.
+        noise_levels: The ladder, shape ``(num_levels,)``, descending.
+        sampler: Draws the samples of ``predict`` and of the pictures at the end of training.
+        parametrisation: How the score is built from the network; see
+            :mod:`ncsn.networks.preconditioning`.
+        optimizer: Called with the parameters.
+        lr_scheduler: Called with the optimizer; none keeps the learning rate constant.
+        lr_scheduler_interval: Whether the scheduler steps after each epoch or after each step.
+        ema_decay: Decay of the exponential moving average of the weights, which validation,
+            sampling and checkpoints use; 0 turns it off.
+        data_shape: Shape of one example. From the command line it is linked to the data's.
+        data_mean: Mean of the data. From the command line it is linked to the data's.
+        data_std: Standard deviation of the data. From the command line it is linked to the data's.
+        preview_sampler: Draws the samples during training; by default, the sampler.
+        preview_every_n_epochs: Epochs between two pictures of samples; 0 for none.
+        num_preview_samples: Number of samples in a picture.
+    """
+
+    noise_levels: Tensor
+
+    def __init__(
+        self,
+        network: ScoreNetwork,
+        noise_levels: Tensor,
+        sampler: Sampler,
+        parametrisation: Parametrisation = "score",
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        ema_decay: float = 0.999,
+        data_shape: tuple[int, ...] = (2,),
+        data_mean: float = 0.0,
+        data_std: PositiveFloat = 1.0,
+        preview_sampler: Sampler | None = None,
+        preview_every_n_epochs: NonNegativeInt = 1,
+        num_preview_samples: PositiveInt = 64,
+    ) -> None:
+        super().__init__()
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
+        # A run from the command line stores its config, which is plain data, so that
+        # load_from_checkpoint can rebuild the module; objects made in Python are not stored.
+        self.save_hyperparameters(logger=False)
+        if "_class_path" not in self.hparams:
+            self.hparams.clear()
+        if len(data_shape) == 3:
+            # Convolutions run faster this way, on CPUs and on GPUs.
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        self.register_buffer("noise_levels", noise_levels, persistent=False)
+        self.sampler = sampler
+        self.parametrisation = parametrisation
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
+        self.ema_decay = ema_decay
+        self.data_shape = tuple(data_shape)
+        self.data_mean, self.data_std = data_mean, data_std
+        self.preview_sampler = preview_sampler or sampler
+        self.preview_every_n_epochs = preview_every_n_epochs
+        self.num_preview_samples = num_preview_samples
+        self.val_loss = MeanPerLevel(len(noise_levels))
+
+    # ---- the model ---------------------------------------------------------------------------
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The score of the data noised at level sigma.
+
+        Args:
+            x: Noisy data, shape ``(batch, *data_shape)``.
+            sigma: Noise level of each example, shape ``(batch,)``.
+
+        Returns:
+            The score, of the shape of ``x``, float32.
+        """
+        return parametrised_score(
+            self.network, x, sigma, self.parametrisation, self.data_mean, self.data_std
+        )
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The same as :meth:`score`."""
+        return self.score(x, sigma)
+
+    @abstractmethod
+    def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the noise levels of ``num`` training examples, shape ``(num,)``."""
+
+    def loss(
+        self,
+        x: Tensor,
+        sigma: Tensor | None = None,
+        *,
+        reduction: Literal["none", "mean"] = "mean",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        r"""The weighted loss :math:`\sigma^2/\sigma_{\max}^2 \|s_\theta + z/\sigma\|^2`.
+
+        Args:
+            x: Clean data, shape ``(batch, *data_shape)``.
+            sigma: Noise level of each example, shape ``(batch,)``; drawn by
+                :meth:`sample_noise_levels` if not given.
+            reduction: ``"none"`` for the loss element by element; ``"mean"`` for the mean over
+                the batch of the sum over dimensions.
+            generator: Source of the noise and of the levels.
+
+        Returns:
+            A tensor of the shape of ``x``, or a scalar.
+        """
+        if sigma is None:
+            sigma = self.sample_noise_levels(len(x), generator)
+        loss = denoising_score_matching(
+            self.score, x, sigma, reduction=reduction, generator=generator
+        )
+        return loss / self.noise_levels[0] ** 2
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num: int,
+        *,
+        sampler: Sampler | None = None,
+        generator: Generator = None,
+        monitor: Monitor | None = None,
+    ) -> Tensor:
+        """Draw samples.
+
+        Args:
+            num: Number of samples.
+            sampler: The sampler; by default, the module's own.
+            generator: Source of the noise.
+            monitor: Called after each network evaluation.
+
+        Returns:
+            Samples, shape ``(num, *data_shape)``, float32, in the units of the data.
+        """
+        sampler = sampler or self.sampler
+        empty = torch.empty(num, *self.data_shape, device=self.device)
+        x = sampler.initial(empty, self.noise_levels, generator)
+        return sampler(self.score, x, self.noise_levels, generator, monitor)
+
+    # ---- training and validation -------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted loss of a batch."""
+        x, _ = batch
+        generator = seeded_generator(
+            Stream.TRAINING,
+            global_seed(),
+            self.global_rank,
+            self.current_epoch,
+            batch_idx,
+            device=x.device,
+        )
+        loss = self.loss(x, generator=generator)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the loss at each noise level, with the same noise at every validation."""
+        x, _ = batch
+        generator = seeded_generator(
+            Stream.VALIDATION, self.global_rank, batch_idx, device=x.device
+        )
+        # All levels in turn, instead of at random: a smaller variance.
+        first = batch_idx * len(x)
+        levels = torch.arange(first, first + len(x), device=x.device) % len(self.noise_levels)
+        loss = denoising_score_matching(
+            self.score, x, self.noise_levels[levels], reduction="none", generator=generator
+        )
+        self.val_loss.update(levels, loss.flatten(1).mean(dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over the levels, and each level apart."""
+        self._log_losses("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same as :meth:`validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean over the levels, and each level apart."""
+        self._log_losses("test")
+
+    def _log_losses(self, stage: str) -> None:
+        per_level = self.val_loss.compute().view(-1)  # torchmetrics squeezes a single level away
+        self.val_loss.reset()
+        per_dim = per_level.nanmean()
+        num_dims = torch.Size(self.data_shape).numel()
+        self.log(f"{stage}/loss", per_dim * num_dims / self.noise_levels[0] ** 2, prog_bar=True)
+        self.log(f"{stage}/loss_per_dim", per_dim)
+        for sigma, loss in zip(self.noise_levels.tolist(), per_level, strict=True):
+            self.log(f"{stage}/loss_per_dim/sigma={sigma:.4g}", loss)
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Draw the samples whose numbers are in ``batch``, a range ``start, ..., stop - 1``."""
+        start, stop = int(batch[0]), int(batch[-1]) + 1
+        return self.sample(stop - start, generator=self.sample_generator(start, stop))
+
+    def sample_generator(self, start: int, stop: int) -> SampleGenerator:
+        """The noise of the samples ``start <= i < stop``, the same in any batch on any rank."""
+        return SampleGenerator(global_seed(), start, stop, device=self.device)
+
+    # ---- Lightning's hooks -------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer and, if there is one, the learning rate's schedule."""
+        optimizer = self.optimizer(self.network.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler: Any = self.lr_scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_scheduler_interval},
+        }
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Pictures of samples during training, and the moving average of the weights."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return []
+        from ncsn.callbacks import ImageSamples, PointSamples
+
+        callbacks: list[Callback] = []
+        if self.preview_every_n_epochs:
+            pictures = ImageSamples if len(self.data_shape) == 3 else PointSamples
+            callbacks.append(pictures(self.preview_every_n_epochs, self.num_preview_samples))
+        if self.ema_decay:
+            # After the pictures: Lightning calls the hooks in this order, and takes the averaged
+            # weights away again in this callback's on_validation_epoch_end.
+            average = get_ema_multi_avg_fn(self.ema_decay)
+            callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
+        return callbacks
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The callables of a config are closures, which cannot be copied to other processes or by
+        # WeightAveraging; neither copy makes an optimizer.
+        return {**super().__getstate__(), "optimizer": None, "lr_scheduler": None}

@@ -1,0 +1,176 @@
+"""Pictures: from tensors to PNG and GIF files. Nothing here knows of training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "image_grid",
+    "plot_annealing",
+    "plot_losses",
+    "plot_samples",
+    "plot_score_field",
+    "save_gif",
+    "save_grid",
+    "to_uint8",
+]
+
+DATA_COLOR, SAMPLE_COLOR = "tab:gray", "tab:blue"
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8: x / 2 + 1/2, clamped to [0, 1], times 255."""
+    return (images / 2 + 0.5).clamp(0, 1).mul(255).round().byte()
+
+
+def image_grid(images: Tensor, columns: int) -> Tensor:
+    """Arrange images in a grid, enlarged by a whole factor so that a cell is about 64 pixels.
+
+    Args:
+        images: Shape ``(n, channels, height, width)``, in [-1, 1].
+        columns: Number of images in a row.
+
+    Returns:
+        The grid, uint8, shape ``(3, grid_height, grid_width)``.
+    """
+    factor = max(1, round(64 / images.shape[-1]))
+    enlarged = to_uint8(images).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return make_grid(enlarged.cpu(), nrow=columns, padding=2, pad_value=128)
+
+
+def square_columns(num: int) -> int:
+    """Number of columns that makes a grid of ``num`` images as square as it can be."""
+    return max(1, round(num**0.5))
+
+
+def save_grid(images: Tensor, path: Path) -> None:
+    """Write images of shape ``(n, channels, height, width)`` in [-1, 1] as a square-ish grid."""
+    to_pil_image(image_grid(images, square_columns(len(images)))).save(path)
+
+
+def save_gif(frames: Sequence[Tensor], path: Path, seconds: float = 4.0) -> None:
+    """Write batches of images, one a frame, as an animated GIF that rests on its last frame.
+
+    Args:
+        frames: Each of shape ``(n, channels, height, width)``, in [-1, 1].
+        path: The file to write.
+        seconds: Length of the animation before it rests.
+    """
+    columns = square_columns(len(frames[0]))
+    pictures = [to_pil_image(image_grid(frame, columns)) for frame in frames]
+    durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [2000]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def plot_annealing(states: Sequence[tuple[float, Tensor]]) -> "Figure":
+    """Draw how samples come out of the noise, one row a noise level.
+
+    Args:
+        states: The noise level and the samples at its end, shape
+            ``(n, channels, height, width)``; each row is shown as it is, clamped to [-1, 1].
+    """
+    num = len(states[0][1])
+    figure = _figure(0.8 * num + 1.0, 0.8 * len(states) + 0.4)
+    rows = figure.subplots(len(states), 1, squeeze=False)[:, 0]
+    for axes, (sigma, images) in zip(rows, states, strict=True):
+        axes.imshow(image_grid(images, columns=num).permute(1, 2, 0).numpy())
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(f"{sigma:.3g}", rotation=0, ha="right", va="center")
+    figure.supylabel("noise level $\\sigma$", fontsize="medium")
+    return figure
+
+
+def plot_samples(data: Tensor, samples: Tensor, title: str) -> "Figure":
+    """Draw points of the data beside as many samples, on the same axes.
+
+    Args:
+        data: Shape ``(n, 2)``.
+        samples: Shape ``(m, 2)``.
+        title: Title of the samples.
+    """
+    figure = _figure(9, 3.4)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    left.scatter(*data.cpu().T, s=3, c=DATA_COLOR, linewidths=0)
+    left.set_title(f"data ({len(data):,} points)")
+    right.scatter(*samples.cpu().T, s=3, c=SAMPLE_COLOR, linewidths=0)
+    right.set_title(title)
+    for axes in (left, right):
+        _plane(axes, data)
+    return figure
+
+
+def plot_score_field(data: Tensor, x: Tensor, score: Tensor, title: str) -> "Figure":
+    """Draw a score field as arrows over the data; the colour tells their length.
+
+    Args:
+        data: Points of the data, shape ``(n, 2)``.
+        x: Where the score was evaluated, shape ``(m, 2)``.
+        score: Shape ``(m, 2)``.
+        title: Title of the picture.
+    """
+    x, score = x.cpu(), score.cpu()
+    length = score.norm(dim=1)
+    direction = score / length.clamp(min=1e-12)[:, None]
+    figure = _figure(7.2, 4.2)
+    axes = figure.subplots()
+    axes.scatter(*data.cpu().T, s=2, c=DATA_COLOR, linewidths=0, alpha=0.4)
+    arrows = axes.quiver(*x.T, *direction.T, length, cmap="viridis", angles="xy", scale=32)
+    figure.colorbar(arrows, label="$\\|s_\\theta(x, \\sigma)\\|$")
+    axes.set_title(title)
+    _plane(axes, data)
+    return figure
+
+
+def plane_grid(data: Tensor, num: int = 28) -> Tensor:
+    """A regular grid of points over the window in which 2-D data is drawn, ``(num**2, 2)``."""
+    low, high = _window(data)
+    steps = torch.linspace(0, 1, num, device=data.device)
+    return low + (high - low) * torch.cartesian_prod(steps, steps)
+
+
+def plot_losses(epochs: Sequence[int], curves: dict[str, Sequence[float]]) -> "Figure":
+    """Draw the training and validation losses.
+
+    Args:
+        epochs: Numbers of the finished epochs.
+        curves: For each name, a value an epoch.
+    """
+    figure = _figure(6.4, 4.2)
+    axes = figure.subplots()
+    for name, values in curves.items():
+        axes.plot(epochs, values, label=name, marker="." if len(epochs) < 30 else None)
+    finite = [value for values in curves.values() for value in values if value > 0]
+    scale = "log" if finite and max(finite) > 5 * min(finite) else "linear"
+    axes.set(xlabel="epoch", ylabel="weighted DSM loss", yscale=scale)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # matplotlib without pyplot: no global state, no window, and half a second less to import.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _window(data: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = data.amin(dim=0), data.amax(dim=0)
+    margin = 0.15 * (high - low)
+    return low - margin, high + margin
+
+
+def _plane(axes: "Axes", data: Tensor) -> None:
+    low, high = (corner.tolist() for corner in _window(data))
+    axes.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    axes.grid(alpha=0.3)

@@ -1,6 +1,6 @@
 """Pictures: from tensors to PNG and GIF files. Nothing here knows of training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,11 +97,12 @@ def plot_samples(data: Tensor, samples: Tensor, title: str) -> "Figure":
         samples: Shape ``(m, 2)``.
         title: Title of the samples.
     """
+    data, samples = data.cpu(), samples.cpu()
     figure = _figure(9, 3.4)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.scatter(*data.cpu().T, s=3, c=DATA_COLOR, linewidths=0)
+    left.scatter(data[:, 0], data[:, 1], s=3, c=DATA_COLOR, linewidths=0)
     left.set_title(f"data ({len(data):,} points)")
-    right.scatter(*samples.cpu().T, s=3, c=SAMPLE_COLOR, linewidths=0)
+    right.scatter(samples[:, 0], samples[:, 1], s=3, c=SAMPLE_COLOR, linewidths=0)
     right.set_title(title)
     for axes in (left, right):
         _plane(axes, data)
@@ -117,13 +118,22 @@ def plot_score_field(data: Tensor, x: Tensor, score: Tensor, title: str) -> "Fig
         score: Shape ``(m, 2)``.
         title: Title of the picture.
     """
-    x, score = x.cpu(), score.cpu()
+    data, x, score = data.cpu(), x.cpu(), score.cpu()
     length = score.norm(dim=1)
     direction = score / length.clamp(min=1e-12)[:, None]
     figure = _figure(7.2, 4.2)
     axes = figure.subplots()
-    axes.scatter(*data.cpu().T, s=2, c=DATA_COLOR, linewidths=0, alpha=0.4)
-    arrows = axes.quiver(*x.T, *direction.T, length, cmap="viridis", angles="xy", scale=32)
+    axes.scatter(data[:, 0], data[:, 1], s=2, c=DATA_COLOR, linewidths=0, alpha=0.4)
+    arrows = axes.quiver(
+        x[:, 0],
+        x[:, 1],
+        direction[:, 0],
+        direction[:, 1],
+        length,
+        cmap="viridis",
+        angles="xy",
+        scale=32,
+    )
     figure.colorbar(arrows, label="$\\|s_\\theta(x, \\sigma)\\|$")
     axes.set_title(title)
     _plane(axes, data)
@@ -137,7 +147,7 @@ def plane_grid(data: Tensor, num: int = 28) -> Tensor:
     return low + (high - low) * torch.cartesian_prod(steps, steps)
 
 
-def plot_losses(epochs: Sequence[int], curves: dict[str, Sequence[float]]) -> "Figure":
+def plot_losses(epochs: Sequence[int], curves: Mapping[str, Sequence[float]]) -> "Figure":
     """Draw the training and validation losses.
 
     Args:

@@ -1,8 +1,9 @@
 """The files that ``predict`` writes."""
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -59,8 +60,8 @@ class SampleWriter(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         parts = [self._part(rank) for rank in range(trainer.world_size)]
-        batches: list[Any] = sum((torch.load(part, weights_only=True) for part in parts), [])
-        samples = torch.cat([samples for _, samples in sorted(batches, key=lambda b: b[0])])
+        batches = chain.from_iterable(torch.load(part, weights_only=True) for part in parts)
+        samples = torch.cat([samples for _, samples in sorted(batches, key=itemgetter(0))])
         np.savez_compressed(self.directory / "samples.npz", samples=samples.numpy())
         for part in parts:
             part.unlink()

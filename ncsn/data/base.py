@@ -1,7 +1,7 @@
 """A datamodule for data that fits into memory, batched without touching single examples."""
 
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -39,7 +39,7 @@ class TensorBatches(Dataset[Batch]):
         return self.data[rows], self.labels[rows]
 
 
-def as_is(batch: Batch) -> Batch:
+def as_is(batch: Any) -> Any:
     """Collate nothing: :class:`TensorBatches` returns whole batches."""
     return batch
 

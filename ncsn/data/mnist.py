@@ -77,7 +77,7 @@ class MNISTDataModule(InMemoryDataModule):
         for name, checksum in CHECKSUMS.items():
             if not check_integrity(str(raw / name), checksum):
                 raise UserError(
-                    f"{raw / name} is not the MNIST file of that name (its MD5 is not {checksum}): "
+                    f"{raw / name} is not MNIST's file (its MD5 is not {checksum}): "
                     "it is damaged or another data set. Delete it to download it again, or point "
                     "--data.data_dir at an intact copy."
                 )

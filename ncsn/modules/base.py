@@ -1,7 +1,6 @@
 """What DSM and NCSN share: training, validation and sampling with a ladder of noise levels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -88,7 +87,7 @@ class ScoreModule(pl.LightningModule, ABC):
             self.hparams.clear()
         if len(data_shape) == 3:
             # Convolutions run faster this way, on CPUs and on GPUs.
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(memory_format=torch.channels_last)
         self.network = network
         self.register_buffer("noise_levels", noise_levels, persistent=False)
         self.sampler = sampler

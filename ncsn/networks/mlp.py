@@ -1,5 +1,7 @@
 """A multilayer perceptron for points."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class MLP(ScoreNetwork):
             )
         widths = [dim + 1] + [hidden_dim] * num_hidden
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden_dim, dim))
 

@@ -2,12 +2,18 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from ncsn.networks.base import ScoreNetwork
 from ncsn.networks.embeddings import NoiseLevelEmbedding
 
 __all__ = ["UNet"]
+
+
+def zero_(layer: nn.Module) -> None:
+    """Let a layer start as zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class ResBlock(nn.Module):
@@ -26,8 +32,7 @@ class ResBlock(nn.Module):
             else nn.Conv2d(channels_in, channels_out, kernel_size=1)
         )
         # Each block starts as the identity, which lets a deep network train from the first step.
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zero_(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -102,8 +107,7 @@ class UNet(ScoreNetwork):
 
         self.norm_out = nn.GroupNorm(8, width)
         self.conv_out = nn.Conv2d(width, channels * patch_size**2, kernel_size=3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        zero_(self.conv_out)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """See :class:`ScoreNetwork`; ``x`` has shape ``(batch, channels, height, width)``."""

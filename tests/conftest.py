@@ -1,0 +1,62 @@
+"""Shared fixtures. No test needs the network, a GPU or a download."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+OVERLAYS = CONFIGS / "overlays"
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path, monkeypatch):
+    """Each test in its own directory, with W&B off and its own random state."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mnist_dir():
+    """A directory with the real MNIST files, where there is one."""
+    for path in (Path(os.environ.get("MNIST_DIR", "data")), ROOT / "../shared/data"):
+        if (path / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+            return path.resolve()
+    pytest.skip("no MNIST files: set MNIST_DIR to the directory that holds MNIST/raw")
+
+
+@pytest.fixture
+def cli():
+    """Run the command line in this process; returns the exit status."""
+    from ncsn.cli import main
+
+    def run(*args):
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return run
+
+
+def run_process(*args, check=True, **environment):
+    """Run ``python -m ncsn`` in a process of its own."""
+    # One thread a process, so that two of them do not wait for each other on two cores.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    result = subprocess.run(
+        [sys.executable, "-m", "ncsn", *map(str, args)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result

@@ -5,6 +5,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -112,13 +113,27 @@ class CLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Have the samples written."""
-        if self.config_init["predict"]["ckpt_path"] is None:
-            raise UserError("predict needs trained weights: give --ckpt_path CHECKPOINT")
         self.trainer.callbacks.append(SampleWriter())  # type: ignore[attr-defined]
 
+    def instantiate_classes(self) -> None:
+        """Make the objects of the config; what they refuse is the user's mistake."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            while deeper := cause.__cause__ or cause.__context__:  # below what the parser says
+                cause = deeper
+            raise UserError(str(cause)) from error
+
     def _parse_ckpt_path(self) -> None:
+        subcommand = self.config["subcommand"]
+        ckpt_path = self.config[subcommand]["ckpt_path"]
+        if ckpt_path is None and subcommand != "fit":
+            raise UserError(f"{subcommand} needs trained weights: give --ckpt_path CHECKPOINT")
+        if ckpt_path is not None and not Path(ckpt_path).is_file():
+            raise UserError(f"--ckpt_path {ckpt_path} is not a file: give that of a checkpoint")
         # fit keeps the user's values; everything else takes the checkpoint's model.
-        if self.config.get("subcommand") != "fit":
+        if subcommand != "fit":
             super()._parse_ckpt_path()
 
 

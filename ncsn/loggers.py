@@ -59,6 +59,7 @@ class WandbLogger(LightningWandbLogger):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, save_dir=save_dir, offline=offline, project=project, **kwargs)
+        self._wandb_init.pop("anonymous", None)  # W&B no longer has it, and warns
         self.failed = False
 
     @property

@@ -16,7 +16,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network, shape", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(("network", "shape"), NETWORKS.values(), ids=NETWORKS)
 def test_output_has_the_shape_of_the_input_and_examples_are_independent(network, shape):
     for parameter in network.parameters():  # the U-Net starts as zero
         torch.nn.init.normal_(parameter, std=0.1)
@@ -26,7 +26,7 @@ def test_output_has_the_shape_of_the_input_and_examples_are_independent(network,
     torch.testing.assert_close(out[2:3], network(x[2:3], sigma[2:3]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("network, shape", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(("network", "shape"), NETWORKS.values(), ids=NETWORKS)
 def test_two_noise_levels_give_different_outputs(network, shape):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -21,8 +23,16 @@ def test_ladder_descends_in_geometric_progression_between_its_ends():
 
 @pytest.mark.parametrize(
     "args",
-    [(1.0, 0.0, 5), (1.0, -1.0, 5), (0.1, 1.0, 5), (1.0, 0.1, 0), (1.0, 0.1, 1)]
-    + [(float("inf"), 0.1, 5), (float("nan"), 0.1, 5), (1.0, float("nan"), 5)],
+    [
+        (1.0, 0.0, 5),
+        (1.0, -1.0, 5),
+        (0.1, 1.0, 5),
+        (1.0, 0.1, 0),
+        (1.0, 0.1, 1),
+        (float("inf"), 0.1, 5),
+        (float("nan"), 0.1, 5),
+        (1.0, float("nan"), 5),
+    ],
 )
 def test_impossible_ladders_are_refused(args):
     with pytest.raises(ValueError, match=r"sigma_max|num_levels"):
@@ -40,7 +50,7 @@ def test_perturb_adds_noise_of_the_given_level_to_each_example():
 @pytest.mark.parametrize("cuts", [[0, 200], [0, 64, 128, 200], [0, 1, 63, 65, 199, 200]])
 def test_sample_i_has_the_same_noise_in_any_batch(draw, cuts):
     whole = SampleGenerator(seed=5, start=0, stop=200)
-    parts = [SampleGenerator(5, a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [SampleGenerator(5, a, b) for a, b in itertools.pairwise(cuts)]
     for _ in range(3):  # also later in the stream
         expected = draw(torch.empty(200, 3), whole)
         rows = zip(cuts[:-1], cuts[1:], parts, strict=True)

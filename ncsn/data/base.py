@@ -9,6 +9,7 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from ncsn.errors import UserError
 from ncsn.noise import global_seed
 
 __all__ = ["InMemoryDataModule", "TensorBatches"]
@@ -80,12 +81,16 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         """The data sets ``"train"``, ``"val"`` and ``"test"``."""
 
     def setup(self, stage: str) -> None:
-        """Load the data, once."""
+        """Load the data, once.
+
+        Raises:
+            UserError: If there are fewer training examples than a batch takes.
+        """
         if self.splits:
             return
         self.splits = self.load_splits()
         if len(self.splits["train"]) < self.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"data.batch_size={self.batch_size} is larger than the "
                 f"{len(self.splits['train'])} training examples: lower it"
             )

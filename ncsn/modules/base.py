@@ -1,5 +1,6 @@
 """What DSM and NCSN share: training, validation and sampling with a ladder of noise levels."""
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -82,7 +83,9 @@ class ScoreModule(pl.LightningModule, ABC):
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
         # A run from the command line stores its config, which is plain data, so that
         # load_from_checkpoint can rebuild the module; objects made in Python are not stored.
-        self.save_hyperparameters(logger=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about such objects
+            self.save_hyperparameters(logger=False)
         if "_class_path" not in self.hparams:
             self.hparams.clear()
         if len(data_shape) == 3:

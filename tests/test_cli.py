@@ -1,0 +1,164 @@
+"""The command line, as a user types it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import CONFIGS, OVERLAYS, ROOT, run_process
+
+from ncsn.modules import DSM, NCSN
+
+EXPERIMENTS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+SMOKE = ("--config", OVERLAYS / "smoke.yaml")
+DIGITS = ("--config", CONFIGS / "digits.yaml", *SMOKE)
+MOONS = ("--config", CONFIGS / "moons.yaml", *SMOKE)
+RUN = Path("lightning_logs/moons/version_0")
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS)
+def test_every_config_runs_through_fit_and_test(config, cli, request):
+    data = []
+    if config.startswith("mnist"):
+        data = ["--data.data_dir", request.getfixturevalue("mnist_dir")]
+    assert cli("fit", "--config", CONFIGS / config, *SMOKE, *data) == 0
+    (run,) = Path("lightning_logs").glob("*/version_0")
+    pictures = {path.name for path in (run / "pictures").iterdir()}
+    expected = {"samples.png", "samples_step=0000002.png", "losses.png"}
+    kind = {"score.png"} if config == "moons.yaml" else {"annealing.png", "annealing.gif"}
+    assert expected | kind <= pictures
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert "val/loss" in (run / "metrics.csv").read_text()
+    # The stored config is enough to evaluate the stored weights.
+    checkpoint = run / "checkpoints/best.ckpt"
+    assert cli("test", "--config", run / "config.yaml", "--ckpt_path", checkpoint) == 0
+
+
+@pytest.mark.parametrize("overlay", sorted(path.name for path in OVERLAYS.glob("*.yaml")))
+def test_every_overlay_fits_every_config(overlay, cli, capsys):
+    for config in EXPERIMENTS:
+        args = ["--config", CONFIGS / config, "--config", OVERLAYS / overlay, "--print_config"]
+        assert cli("fit", *args) == 0
+        merged = yaml.safe_load(capsys.readouterr().out)
+        overrides = yaml.safe_load((OVERLAYS / overlay).read_text())["trainer"]
+        for key, value in overrides.items():
+            if key != "logger":
+                assert merged["trainer"][key] == value
+
+
+def test_the_seed_decides_everything_and_a_second_fit_overwrites_nothing(cli):
+    for _ in range(2):
+        assert cli("fit", *MOONS) == 0
+    assert cli("fit", *MOONS, "--seed_everything", 1) == 0
+    runs = [RUN.parent / f"version_{n}" for n in range(3)]
+    weights = [
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs
+    ]
+    name = "network.layers.0.weight"
+    assert torch.equal(weights[0][name], weights[1][name])
+    assert not torch.equal(weights[0][name], weights[2][name])
+    pictures = [(run / "pictures/samples.png").read_bytes() for run in runs]
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@pytest.mark.parametrize(("config", "module"), [(MOONS, DSM), (DIGITS, NCSN)])
+def test_checkpoint_round_trip(config, module, cli):
+    assert cli("fit", *config) == 0
+    (run,) = Path("lightning_logs").glob("*/version_0")
+    checkpoint = run / "checkpoints/last.ckpt"
+    loaded = module.load_from_checkpoint(checkpoint, weights_only=True)
+    assert cli("predict", *config, "--ckpt_path", checkpoint, "--num_samples", 10) == 0
+    samples = np.load(run.parent / "version_1/samples.npz")["samples"]
+    drawn = loaded.sample(10, generator=loaded.sample_generator(0, 10))
+    if samples.dtype == np.uint8:
+        from ncsn.plots import to_uint8
+
+        drawn = to_uint8(drawn)
+    np.testing.assert_array_equal(samples, drawn.numpy())
+
+
+def test_samples_do_not_depend_on_the_batch_size(cli):
+    assert cli("fit", *DIGITS) == 0
+    checkpoint = "lightning_logs/digits/version_0/checkpoints/last.ckpt"
+    for batch_size in (150, 64, 7):
+        args = ["--num_samples", 150, "--batch_size", batch_size, "--ckpt_path", checkpoint]
+        assert cli("predict", *DIGITS, *args) == 0
+    first, *others = (
+        np.load(f"lightning_logs/digits/version_{n}/samples.npz")["samples"] for n in (1, 2, 3)
+    )
+    assert first.shape == (150, 1, 8, 8)
+    assert len(np.unique(first, axis=0)) == 150
+    for other in others:  # rounding differs with the batch size, by a grey level at the most
+        assert np.abs(first.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_predict_uses_the_models_settings_from_the_checkpoint(cli):
+    assert cli("fit", *MOONS, "--model.sigma", 0.37) == 0
+    checkpoint = RUN / "checkpoints/last.ckpt"
+    assert cli("predict", *MOONS, "--ckpt_path", checkpoint, "--num_samples", 2) == 0
+    stored = yaml.safe_load((RUN.parent / "version_1/config.yaml").read_text())
+    assert stored["model"]["init_args"]["sigma"] == 0.37
+
+
+def test_resumed_training_goes_on_where_it_stopped(cli):
+    assert cli("fit", *MOONS) == 0
+    args = ["--ckpt_path", RUN / "checkpoints/last.ckpt", "--trainer.max_epochs", 2]
+    assert cli("fit", *MOONS, *args) == 0
+    resumed = torch.load(RUN.parent / "version_1/checkpoints/last.ckpt", weights_only=True)
+    assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
+    losses = next(state["losses"] for key, state in resumed["callbacks"].items() if "Sam" in key)
+    assert losses["epoch"] == [1]  # the first epoch, from the run that was resumed
+
+
+MISTAKES = {
+    "negative sigma": (["fit", *MOONS, "--model.sigma", "-1"], "-1 does not conform"),
+    "not a number": (["fit", *MOONS, "--model.sigma", "a"], "'a'"),
+    "no levels": (["fit", *DIGITS, "--model.num_levels", "0"], "num_levels"),
+    "crossed levels": (
+        ["fit", *DIGITS, "--model.sigma_min", "50"],
+        "sigma_min=50.0 and sigma_max=10.0",
+    ),
+    "impossible network": (["fit", *DIGITS, "--model.network.filters", "12"], "multiple of 8"),
+    "abbreviation": (["fit", *MOONS, "--trainer.max_epoch", "2"], "--trainer.max_epoch"),
+    "unknown option": (["fit", *MOONS, "--model.sgima", "2"], "sgima"),
+    "unknown class": (["fit", *MOONS, "--model.network", "UNett"], "UNett"),
+    "missing config": (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    "missing checkpoint": (["fit", *MOONS, "--ckpt_path", "no.ckpt"], "no.ckpt"),
+    "predict untrained": (["predict", *MOONS], "--ckpt_path"),
+    "no samples": (["predict", *MOONS, "--num_samples", "0"], "num_samples"),
+    "huge batch": (["fit", *MOONS, "--data.batch_size", "5000"], "4000 training examples"),
+    "no accelerator": (["fit", *MOONS, "--trainer.accelerator", "tpu"], "tpu"),
+    "unknown command": (["sample"], "'sample'"),
+    "nothing": ([], "subcommand"),
+}
+
+
+@pytest.mark.parametrize(("args", "hint"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_gets_one_line_that_names_it(args, hint, cli, capsys):
+    assert cli(*args) in (1, 2)
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    assert hint.lower() in last.lower()
+
+
+def test_a_mistake_in_a_process_has_no_traceback(tmp_path):
+    args = ["--config", CONFIGS / "mnist.yaml", "--data.data_dir", tmp_path / "empty"]
+    result = run_process("fit", *args, *SMOKE, check=False, http_proxy="http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "--data.data_dir" in result.stderr.strip().splitlines()[-1]
+
+
+def test_configs_are_short_and_name_one_experiment_each():
+    for config in EXPERIMENTS:
+        text = (CONFIGS / config).read_text()
+        assert f"configs/{config}" in text  # the command that runs it
+        assert len(text.splitlines()) <= 70
+
+
+def test_readme_names_only_files_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    for word in readme.replace("(", " ").replace(")", " ").replace("`", " ").split():
+        if word.startswith(("configs/", "docs/", "ncsn/", "tests/")) and "*" not in word:
+            assert (ROOT / word.rstrip(".,:;")).exists(), word

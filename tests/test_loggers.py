@@ -1,0 +1,88 @@
+"""The W&B logger, with the real wandb running offline."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS, OVERLAYS, run_process
+
+from ncsn import loggers
+from ncsn.loggers import WandbLogger, offline_reason
+
+SMOKE = ("--config", CONFIGS / "digits.yaml", "--config", OVERLAYS / "smoke.yaml")
+
+
+def history(run_file):
+    """The rows of metrics in a .wandb file: LevelDB's log format, each record a protobuf."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, position, pending, rows = run_file.read_bytes(), 7, b"", []
+    while position + 7 <= len(content):
+        room = 32768 - position % 32768
+        if room < 7:  # a block's end is padded
+            position += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        pending += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = Record.FromString(pending)
+            pending = b""
+            if record.HasField("history"):
+                items = record.history.item
+                rows.append(
+                    {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+                )
+    return rows
+
+
+def test_real_offline_run_holds_the_metrics_and_the_pictures(tmp_path):
+    result = run_process("fit", *SMOKE, WANDB_MODE="", WANDB_API_KEY="", HOME=str(tmp_path))
+    assert result.stderr.count("W&B runs offline: there is no API key") == 1
+    assert "wandb sync lightning_logs/wandb/" in result.stderr
+    (run,) = Path("lightning_logs/wandb").glob("offline-run-*")
+    rows = history(next(run.glob("run-*.wandb")))
+    metrics = {key for row in rows for key in row}
+    assert {"train/loss_step", "train/loss_epoch", "val/loss", "trainer/global_step"} <= metrics
+    media = {path.name.split("_")[0]: path for path in (run / "files/media").rglob("*.*")}
+    assert {"samples", "annealing", "losses"} <= set(media)
+    assert any("annealing" in json.dumps(row) and "gif" in json.dumps(row) for row in rows)
+    pictures = Path("lightning_logs/digits/version_0/pictures")
+    written = {path.read_bytes() for path in pictures.glob("*.*")}
+    assert all(path.read_bytes() in written for path in (run / "files/media").rglob("*.gif"))
+    captions = json.dumps(rows)
+    assert "samples, step 2" in captions
+
+
+def test_without_a_key_there_is_a_reason(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert "API key" in offline_reason()
+
+
+def test_with_a_key_and_no_network_there_is_a_reason(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    assert "127.0.0.1:9 cannot be reached" in offline_reason()
+
+
+def test_key_in_netrc_is_found(monkeypatch, tmp_path):
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert loggers._netrc_has("api.wandb.ai")
+    assert not loggers._netrc_has("example.org")
+
+
+def test_a_fault_of_wandb_is_reported_once_and_does_not_stop_training(monkeypatch):
+    logger = WandbLogger()
+
+    class Broken:
+        def log(self, *args, **kwargs):
+            raise OSError("the service is gone")
+
+    logger._experiment = Broken()
+    with pytest.warns(UserWarning, match=r"W&B failed \(OSError: the service is gone\)"):
+        logger.log_metrics({"a": 1.0}, step=0)
+    logger.log_metrics({"a": 2.0}, step=1)  # silent from here on

@@ -86,6 +86,8 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Send the config to W&B; the file has been written."""
+        if stage != "fit":
+            return  # nothing to look at in W&B
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())

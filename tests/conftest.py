@@ -32,9 +32,11 @@ def mnist_dir():
 
 
 @pytest.fixture
-def cli():
+def cli(monkeypatch):
     """Run the command line in this process; returns the exit status."""
     from ncsn.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["ncsn"])  # LightningCLI warns of two sets of arguments
 
     def run(*args):
         try:

@@ -76,7 +76,7 @@ def test_without_averaging_samples_come_from_the_weights_themselves(tmp_path):
 @pytest.mark.parametrize(("every", "steps"), [(1, [2, 4, 6]), (2, [4]), (5, [])])
 def test_pictures_are_drawn_at_the_interval_and_at_the_end(tmp_path, every, steps):
     fit(tmp_path, every=every)
-    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    names = {path.name for path in (tmp_path / "lightning_logs/pictures").iterdir()}
     expected = {f"{kind}_step={step:07d}.png" for kind in ("samples", "score") for step in steps}
     assert names == expected | {"samples.png", "score.png", "losses.png"}
 
@@ -84,7 +84,7 @@ def test_pictures_are_drawn_at_the_interval_and_at_the_end(tmp_path, every, step
 def test_interval_zero_draws_nothing(tmp_path):
     _, trainer = fit(tmp_path, every=0)
     assert not any(isinstance(callback, PointSamples) for callback in trainer.callbacks)
-    assert not Path(tmp_path / "pictures").exists()
+    assert not Path(tmp_path / "lightning_logs/pictures").exists()
 
 
 def test_drawing_does_not_change_training(tmp_path):

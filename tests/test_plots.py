@@ -45,8 +45,6 @@ def test_figures_label_their_axes():
             assert axes.get_xlabel() or axes.get_ylabel()
     black = torch.zeros(3, 1, 8, 8)
     annealing = plots.plot_annealing([(1.0, black), (0.1, black)])
-        [(1.0, torch.zeros(3, 1, 8, 8)), (0.1, torch.zeros(3, 1, 8, 8))]
-    )
     assert [axes.get_ylabel() for axes in annealing.axes] == ["1", "0.1"]
 
 

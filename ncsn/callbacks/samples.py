@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["ImageSamples", "PointSamples"]
 
 
+def run_directory(trainer: pl.Trainer) -> Path:
+    """The directory of the run; every rank has to call this."""
+    return Path(trainer.log_dir or Path(trainer.default_root_dir) / "lightning_logs")
+
+
 class SamplePictures(Callback, ABC):
     """Base class: draws samples while training goes on, and once more when it has ended.
 
@@ -60,7 +65,7 @@ class SamplePictures(Callback, ABC):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Agree on the directory, which all ranks have to take part in."""
-        self.directory = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+        self.directory = run_directory(trainer) / "pictures"
         self.start = time.perf_counter()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

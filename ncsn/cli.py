@@ -134,9 +134,12 @@ class CLI(LightningCLI):
             raise UserError(f"{subcommand} needs trained weights: give --ckpt_path CHECKPOINT")
         if ckpt_path is not None and not Path(ckpt_path).is_file():
             raise UserError(f"--ckpt_path {ckpt_path} is not a file: give that of a checkpoint")
-        # fit keeps the user's values; everything else takes the checkpoint's model.
-        if subcommand != "fit":
-            super()._parse_ckpt_path()
+        if subcommand == "fit":
+            return  # keeps the user's values
+        # Everything else takes the model from the checkpoint, and the sampler from the user.
+        sampler = self.config[subcommand]["model"]["init_args"]["sampler"]
+        super()._parse_ckpt_path()
+        self.config[subcommand]["model"]["init_args"]["sampler"] = sampler
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

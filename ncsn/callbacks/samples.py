@@ -152,7 +152,7 @@ class ImageSamples(SamplePictures):
     level), ``annealing.gif`` and ``losses.png`` at the end.
     """
 
-    num_frames = 50
+    num_frames = 40
 
     def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
         """A grid of samples."""
@@ -174,7 +174,7 @@ class ImageSamples(SamplePictures):
             step = next(progress)
             last_of_level[sigma] = x[:10]
             if step % frame_every == 0:
-                frames.append(x[:36])
+                frames.append(x[:16])
 
         generator = module.sample_generator(0, self.num_samples)
         samples = module.sample(self.num_samples, generator=generator, monitor=monitor)
@@ -184,7 +184,7 @@ class ImageSamples(SamplePictures):
         if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
             rows = [rows[i] for i in torch.linspace(0, len(rows) - 1, 12).round().int().tolist()]
         self.write_figure(trainer, "annealing", plots.plot_annealing(rows))
-        plots.save_gif([*frames, samples[:36]], self.path("annealing.gif"))
+        plots.save_gif([*frames, samples[:16]], self.path("annealing.gif"))
         self.send(trainer, "annealing.gif")
 
     def _write_grid(self, trainer: pl.Trainer, name: str, samples: Tensor) -> None:

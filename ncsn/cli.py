@@ -3,7 +3,9 @@
 ``python -m ncsn fit|validate|test|predict --config configs/NAME.yaml``
 """
 
+import math
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +20,7 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch.utils.data import DataLoader
 
 from ncsn.callbacks import SampleWriter
@@ -57,6 +59,7 @@ class Trainer(pl.Trainer):
         num_samples: PositiveInt = 100,
         batch_size: PositiveInt = 256,
         ckpt_path: str | None = None,
+        weights_only: bool | None = True,
     ) -> None:
         """Draw samples and write them to samples.npz and samples.png in the run's directory.
 
@@ -67,10 +70,20 @@ class Trainer(pl.Trainer):
             model: The trained model.
             datamodule: The data of the training; not used.
             num_samples: Number of samples to draw.
-            batch_size: Samples that are drawn at a time, on each device; a multiple of 64 is best.
+            batch_size: Samples that are drawn at a time, on each device; fewer if there are not
+                enough for all devices.
             ckpt_path: The checkpoint with the weights.
+            weights_only: Accepted because the config of a fit has it; always True.
+
+        Raises:
+            UserError: If there are fewer samples than processes.
         """
+        if num_samples < self.world_size:
+            raise UserError(
+                f"--num_samples {num_samples} cannot be shared among {self.world_size} processes"
+            )
         # Lightning shares the batches out among ranks.
+        batch_size = min(batch_size, math.ceil(num_samples / self.world_size))
         batches: Any = torch.arange(num_samples).split(batch_size)
         super().predict(
             model,
@@ -86,8 +99,6 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Send the config to W&B; the file has been written."""
-        if stage != "fit":
-            return  # nothing to look at in W&B
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())
@@ -114,7 +125,11 @@ class CLI(LightningCLI):
         return skipped | {"predict": {"model", "datamodule"}}
 
     def before_predict(self) -> None:
-        """Have the samples written."""
+        """Have the samples written, and leave W&B out: there are no metrics."""
+        loggers = self.trainer.loggers
+        loggers = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
+        # A logger gives the run its directory.
+        self.trainer.loggers = loggers or [CSVLogger("lightning_logs", name="predict")]
         self.trainer.callbacks.append(SampleWriter())  # type: ignore[attr-defined]
 
     def instantiate_classes(self) -> None:
@@ -123,9 +138,14 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             cause: BaseException = error
-            while deeper := cause.__cause__ or cause.__context__:  # below what the parser says
+            while _raised_in(cause) in ("jsonargparse", "lightning"):  # look below their message
+                deeper = cause.__cause__ or cause.__context__
+                if deeper is None:
+                    break
                 cause = deeper
-            raise UserError(str(cause)) from error
+            if _raised_in(cause) == "ncsn":
+                raise UserError(str(cause)) from error
+            raise  # a fault in somebody's code, who wants to see where
 
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config["subcommand"]
@@ -138,8 +158,17 @@ class CLI(LightningCLI):
             return  # keeps the user's values
         # Everything else takes the model from the checkpoint, and the sampler from the user.
         sampler = self.config[subcommand]["model"]["init_args"]["sampler"]
-        super()._parse_ckpt_path()
+        try:
+            super()._parse_ckpt_path()
+        except Exception as error:  # whatever unpickling foreign bytes may raise
+            raise UserError(f"--ckpt_path {ckpt_path} is not a checkpoint ({error!r})") from error
         self.config[subcommand]["model"]["init_args"]["sampler"] = sampler
+
+
+def _raised_in(error: BaseException) -> str:
+    """The top-level package of the code that raised an error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).split(".")[0]
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -166,7 +195,8 @@ def main(args: ArgsType = None) -> None:
             seed_everything_default=0,
             save_config_callback=SaveConfig,
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"prog": "ncsn", "allow_abbrev": False},
+            auto_configure_optimizers=False,  # the model has its own arguments for them
             args=args,
         )
     except (UserError, MisconfigurationException) as error:

@@ -1,13 +1,12 @@
 """A W&B logger that never asks, never blocks and never stops training."""
 
-import netrc
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -15,24 +14,17 @@ __all__ = ["WandbLogger"]
 
 
 def offline_reason(timeout: float = 3.0) -> str | None:
-    """Why W&B cannot be reached, or None if it can; asks nobody and takes ``timeout`` seconds."""
+    """Why W&B cannot be reached, or None if it can; prompts nobody, waits ``timeout`` seconds."""
     import requests
 
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if not (os.environ.get("WANDB_API_KEY") or _netrc_has(urlsplit(url).hostname or "")):
+    if not (os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(url)):
         return "there is no API key (`wandb login` stores one)"
     try:
-        requests.head(url, timeout=timeout)
+        status = requests.head(url, timeout=timeout).status_code
     except requests.RequestException as error:
         return f"{url} cannot be reached ({type(error).__name__})"
-    return None
-
-
-def _netrc_has(host: str) -> bool:
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    return f"{url} answers with status {status}" if status >= 500 else None
 
 
 class WandbLogger(LightningWandbLogger):
@@ -67,18 +59,38 @@ class WandbLogger(LightningWandbLogger):
     def experiment(self) -> Any:
         """W&B's run, offline if it has to be."""
         if self._experiment is None:
-            if not self._offline and "WANDB_MODE" not in os.environ:
-                reason = offline_reason()
-                if reason:
-                    self._offline = True
-                    # W&B itself would say the same in five lines.
-                    self._wandb_init["settings"] = {"silent": True}
-                    rank_zero_warn(
-                        f"W&B runs offline: {reason}. To upload the run later: "
-                        f"wandb sync {self.save_dir}/wandb/latest-run"
-                    )
             os.makedirs(self.save_dir or ".", exist_ok=True)
-        return super().experiment
+            online = os.environ.get("WANDB_MODE") or "online"
+            if online == "online" and not self._offline:
+                os.environ.pop("WANDB_MODE", None)
+                reason = offline_reason()
+                if reason is None:
+                    try:
+                        self._wandb_init["settings"] = {"init_timeout": 15}
+                        return super().experiment
+                    except Exception as error:  # a refused key, a server that hangs, ...
+                        reason = f"it could not be started online ({error})"
+                self._start_offline(reason)
+            else:
+                self._try_to_start()
+        return self._experiment
+
+    def _start_offline(self, reason: str) -> None:
+        self._offline = True
+        self._wandb_init["settings"] = {"silent": True}  # it would say the same in five lines
+        self._try_to_start()
+        if not self.failed:
+            directory = Path(self._experiment.dir).parent  # type: ignore[union-attr]
+            rank_zero_warn(
+                f"W&B runs offline: {reason}. To upload the run later: wandb sync {directory}"
+            )
+
+    def _try_to_start(self) -> None:
+        try:
+            _ = super().experiment
+        except Exception as error:  # whatever W&B may raise: training is worth more
+            self._give_up(error)
+            self._experiment = _DummyExperiment()  # type: ignore[assignment]
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See :meth:`lightning.pytorch.loggers.WandbLogger.log_metrics`."""
@@ -105,9 +117,12 @@ class WandbLogger(LightningWandbLogger):
             return
         try:
             log(*args, **kwargs)
-        except Exception as error:  # whatever W&B may raise: training is worth more
-            self.failed = True
-            rank_zero_warn(
-                f"W&B failed ({type(error).__name__}: {error}) and is left out from here on; "
-                "training goes on and the CSV log is complete."
-            )
+        except Exception as error:  # as above
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.failed = True
+        rank_zero_warn(
+            f"W&B failed ({type(error).__name__}: {error}) and is left out from here on; "
+            "training goes on and the CSV log is complete."
+        )

@@ -70,8 +70,8 @@ def geometric_noise_levels(sigma_max: float, sigma_min: float, num_levels: int) 
             f"one noise level cannot span sigma_min={sigma_min} to sigma_max={sigma_max}: "
             "make them equal or raise num_levels"
         )
-    exponents = torch.linspace(math.log(sigma_max), math.log(sigma_min), num_levels).double()
-    return exponents.exp().float()
+    ends = math.log(sigma_max), math.log(sigma_min)
+    return torch.linspace(*ends, num_levels, dtype=torch.float64).exp().float()
 
 
 def expand_as(sigma: Tensor, x: Tensor) -> Tensor:

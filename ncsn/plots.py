@@ -147,18 +147,18 @@ def plane_grid(data: Tensor, num: int = 28) -> Tensor:
     return low + (high - low) * torch.cartesian_prod(steps, steps)
 
 
-def plot_losses(epochs: Sequence[int], curves: Mapping[str, Sequence[float]]) -> "Figure":
-    """Draw the training and validation losses.
+def plot_losses(curves: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure":
+    """Draw losses over epochs.
 
     Args:
-        epochs: Numbers of the finished epochs.
-        curves: For each name, a value an epoch.
+        curves: For each name, pairs of an epoch and a loss.
     """
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
-    for name, values in curves.items():
-        axes.plot(epochs, values, label=name, marker="." if len(epochs) < 30 else None)
-    finite = [value for values in curves.values() for value in values if value > 0]
+    for name, points in curves.items():
+        marker = "." if len(points) < 30 else None
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker)
+    finite = [loss for points in curves.values() for _, loss in points if loss > 0]
     scale = "log" if finite and max(finite) > 5 * min(finite) else "linear"
     axes.set(xlabel="epoch", ylabel="weighted DSM loss", yscale=scale)
     axes.grid(alpha=0.3, which="both")

@@ -49,9 +49,10 @@ def cli(monkeypatch):
 
 
 def run_process(*args, check=True, **environment):
-    """Run ``python -m ncsn`` in a process of its own."""
+    """Run ``python -m ncsn`` in a process of its own; None takes a variable away."""
     # One thread a process, so that two of them do not wait for each other on two cores.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    env = {name: value for name, value in env.items() if value is not None}
     result = subprocess.run(
         [sys.executable, "-m", "ncsn", *map(str, args)],
         env=env,

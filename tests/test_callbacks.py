@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 
 from ncsn.callbacks import PointSamples
 from ncsn.data import MoonsDataModule
@@ -44,7 +45,7 @@ def fit(tmp_path, every=1, epochs=3, ema_decay=0.9, **kwargs):
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        logger=False,
+        logger=CSVLogger(tmp_path, name=""),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -60,7 +61,8 @@ def test_samples_come_from_the_averaged_weights_and_training_goes_on_with_its_ow
     # Two steps an epoch. Recompute the average from the weights before each later step.
     w = module.trained_with  # before steps 0, 1, 2, 3
     average = w[1]  # the first update copies
-    average = 0.9 * average + 0.1 * w[2]
+    decay = 2 / 11  # the warm-up: (1 + n) / (10 + n) at n = 1, below 0.9
+    average = decay * average + (1 - decay) * w[2]
     torch.testing.assert_close(module.sampled_with[0], average)
     assert not torch.allclose(module.sampled_with[0], w[2])
     # After training, the module keeps the average, and the last pictures show it.
@@ -76,7 +78,7 @@ def test_without_averaging_samples_come_from_the_weights_themselves(tmp_path):
 @pytest.mark.parametrize(("every", "steps"), [(1, [2, 4, 6]), (2, [4]), (5, [])])
 def test_pictures_are_drawn_at_the_interval_and_at_the_end(tmp_path, every, steps):
     fit(tmp_path, every=every)
-    names = {path.name for path in (tmp_path / "lightning_logs/pictures").iterdir()}
+    names = {path.name for path in (tmp_path / "version_0/pictures").iterdir()}
     expected = {f"{kind}_step={step:07d}.png" for kind in ("samples", "score") for step in steps}
     assert names == expected | {"samples.png", "score.png", "losses.png"}
 
@@ -84,7 +86,7 @@ def test_pictures_are_drawn_at_the_interval_and_at_the_end(tmp_path, every, step
 def test_interval_zero_draws_nothing(tmp_path):
     _, trainer = fit(tmp_path, every=0)
     assert not any(isinstance(callback, PointSamples) for callback in trainer.callbacks)
-    assert not Path(tmp_path / "lightning_logs/pictures").exists()
+    assert not Path(tmp_path / "version_0/pictures").exists()
 
 
 def test_drawing_does_not_change_training(tmp_path):

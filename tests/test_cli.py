@@ -32,7 +32,9 @@ def test_every_config_runs_through_fit_and_test(config, cli, request):
     assert "val/loss" in (run / "metrics.csv").read_text()
     # The stored config is enough to evaluate the stored weights.
     checkpoint = run / "checkpoints/best.ckpt"
-    assert cli("test", "--config", run / "config.yaml", "--ckpt_path", checkpoint) == 0
+    for command in ("test", "predict"):
+        args = ["--config", run / "config.yaml", "--ckpt_path", checkpoint]
+        assert cli(command, *args) == 0
 
 
 @pytest.mark.parametrize("overlay", sorted(path.name for path in OVERLAYS.glob("*.yaml")))
@@ -99,6 +101,26 @@ def test_predict_uses_the_models_settings_from_the_checkpoint(cli):
     assert cli("predict", *MOONS, "--ckpt_path", checkpoint, "--num_samples", 2) == 0
     stored = yaml.safe_load((RUN.parent / "version_1/config.yaml").read_text())
     assert stored["model"]["init_args"]["sigma"] == 0.37
+    # Nor do the moments of other data change the samples.
+    args = ["--ckpt_path", checkpoint, "--num_samples", 2, "--data.noise", 0.9]
+    assert cli("predict", *MOONS, *args) == 0
+    first, second = (np.load(RUN.parent / f"version_{n}/samples.npz")["samples"] for n in (1, 2))
+    np.testing.assert_array_equal(first, second)
+    # The sampler is the user's.
+    assert cli("predict", *MOONS, *args, "--model.sampler.num_steps", 9) == 0
+    third = np.load(RUN.parent / "version_3/samples.npz")["samples"]
+    assert not np.array_equal(first, third)
+
+
+def test_mixed_precision_and_gradient_clipping_go_together(cli):
+    precision = ["--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", 1]
+    assert cli("fit", *DIGITS, *precision) == 0
+
+
+def test_a_checkpoint_of_other_data_is_refused(cli, capsys):
+    assert cli("fit", *MOONS) == 0
+    assert cli("predict", *DIGITS, "--ckpt_path", RUN / "checkpoints/last.ckpt") == 1
+    assert "(2,)" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_resumed_training_goes_on_where_it_stopped(cli):
@@ -108,7 +130,12 @@ def test_resumed_training_goes_on_where_it_stopped(cli):
     resumed = torch.load(RUN.parent / "version_1/checkpoints/last.ckpt", weights_only=True)
     assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
     losses = next(state["losses"] for key, state in resumed["callbacks"].items() if "Sam" in key)
-    assert losses["epoch"] == [1, 2]  # the whole curve, the run that was resumed included
+    assert [epoch for epoch, _ in losses["validation"]] == [1, 2]  # the whole curve
+    assert cli("fit", *MOONS, "--trainer.max_epochs", 2) == 0
+    straight = torch.load(RUN.parent / "version_2/checkpoints/last.ckpt", weights_only=True)
+    for weights in ("state_dict", "current_model_state"):  # averaged, and as trained
+        for name, value in straight[weights].items():
+            assert torch.equal(value, resumed[weights][name]), name
 
 
 MISTAKES = {
@@ -128,7 +155,11 @@ MISTAKES = {
     "predict untrained": (["predict", *MOONS], "--ckpt_path"),
     "no samples": (["predict", *MOONS, "--num_samples", "0"], "num_samples"),
     "huge batch": (["fit", *MOONS, "--data.batch_size", "5000"], "4000 training examples"),
-    "no accelerator": (["fit", *MOONS, "--trainer.accelerator", "tpu"], "tpu"),
+    "no accelerator": (["fit", *DIGITS, "--trainer.accelerator", "gpu"], "gpu"),
+    "learning rate": (["fit", *MOONS, "--model.optimizer.lr", "-1"], "learning rate: -1"),
+    "wrong network": (["fit", *DIGITS, "--model.network", "ncsn.networks.MLP"], "(1, 8, 8)"),
+    "nothing held out": (["fit", *MOONS, "--data.val_fraction", "1e-9"], "val_fraction"),
+    "not a checkpoint": (["test", *MOONS, "--ckpt_path", __file__], "is not a checkpoint"),
     "unknown command": (["sample"], "'sample'"),
     "nothing": ([], "subcommand"),
 }

@@ -5,7 +5,7 @@ from torch import nn
 from ncsn.modules import DSM, NCSN
 from ncsn.networks import MLP
 from ncsn.noise import Stream, seeded_generator
-from ncsn.sampling import AnnealedLangevin, Langevin
+from ncsn.sampling import Langevin
 
 
 class Linear(nn.Linear):
@@ -52,11 +52,6 @@ def test_dsm_has_one_level():
     module = DSM(Linear(2, 2), sigma=0.3)
     assert module.noise_levels.tolist() == pytest.approx([0.3])
     assert module.sample_noise_levels(3).tolist() == pytest.approx([0.3] * 3)
-
-
-def test_samplers_default_to_those_of_the_papers():
-    assert isinstance(DSM(Linear(2, 2)).sampler, Langevin)
-    assert isinstance(NCSN(Linear(2, 2)).sampler, AnnealedLangevin)
 
 
 def test_one_validation_gives_the_same_number_as_the_next():

@@ -39,7 +39,7 @@ def test_figures_label_their_axes():
     points = torch.randn(50, 2)
     score = plots.plot_score_field(points, points, -points, "field")
     samples = plots.plot_samples(points, points, "samples")
-    losses = plots.plot_losses([1, 2], {"train/loss": [2.0, 1.0], "val/loss": [2.0, 1.5]})
+    losses = plots.plot_losses({"train": [(1, 2.0), (2, 1.0)], "validation": [(2, 1.5)]})
     for figure in (score, samples, losses):
         for axes in figure.axes[:2]:
             assert axes.get_xlabel() or axes.get_ylabel()

@@ -1,6 +1,7 @@
-"""Callbacks: pictures during training, and the files that ``predict`` writes."""
+"""Callbacks and their parts: averaged weights, pictures during training, and the files that ``predict`` writes."""
 
+from ncsn.callbacks.ema import ema_update
 from ncsn.callbacks.samples import ImageSamples, PointSamples
 from ncsn.callbacks.writer import SampleWriter
 
-__all__ = ["ImageSamples", "PointSamples", "SampleWriter"]
+__all__ = ["ImageSamples", "PointSamples", "SampleWriter", "ema_update"]

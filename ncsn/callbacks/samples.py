@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["ImageSamples", "PointSamples"]
 
 
-def run_directory(trainer: pl.Trainer) -> Path:
-    """The directory of the run; every rank has to call this."""
-    return Path(trainer.log_dir or Path(trainer.default_root_dir) / "lightning_logs")
-
-
 class SamplePictures(Callback, ABC):
     """Base class: draws samples while training goes on, and once more when it has ended.
 
@@ -42,14 +37,16 @@ class SamplePictures(Callback, ABC):
     place: this callback has to come before the one that averages.
 
     Args:
-        every_n_epochs: Epochs between two pictures, at least 1.
+        every_n_epochs: Epochs between two pictures, at least 1; they are drawn at the first
+            validation after that.
         num_samples: Number of samples in a picture, at least 1.
     """
 
     def __init__(self, every_n_epochs: int, num_samples: int) -> None:
         self.every_n_epochs, self.num_samples = every_n_epochs, num_samples
         self.directory = Path()
-        self.losses: dict[str, list[float]] = {"epoch": [], "train/loss": [], "val/loss": []}
+        self.losses: dict[str, list[tuple[int, float]]] = {"train": [], "validation": []}
+        self.last_preview = 0
         self.seconds_sampling = 0.0
         self.start = 0.0
 
@@ -65,33 +62,38 @@ class SamplePictures(Callback, ABC):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Agree on the directory, which all ranks have to take part in."""
-        self.directory = run_directory(trainer) / "pictures"
+        self.directory = Path(trainer.log_dir or "") / "pictures"
         self.start = time.perf_counter()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw a preview, if one is due."""
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and not trainer.sanity_checking and trainer.is_global_zero:
+        epoch = trainer.current_epoch + 1
+        if trainer.sanity_checking or epoch < self.last_preview + self.every_n_epochs:
+            return
+        self.last_preview = epoch
+        if trainer.is_global_zero:
             with self._sampling(trainer, pl_module) as module:
                 self.draw_preview(trainer, module)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the validation loss, before the checkpoint of this moment is written."""
+        if not trainer.sanity_checking:
+            self._remember("validation", trainer, "val/loss")
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the losses of the epoch."""
-        metrics = trainer.callback_metrics
-        self.losses["epoch"].append(trainer.current_epoch + 1)
-        for name, key in (("train/loss", "train/loss_epoch"), ("val/loss", "val/loss")):
-            self.losses[name].append(float(metrics.get(key, float("nan"))))
+        """Remember the training loss of the epoch."""
+        self._remember("train", trainer, "train/loss_epoch")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last pictures and the losses, and say where they are."""
         if not trainer.is_global_zero or trainer.interrupted:
             return
+        # Lightning has just moved the module to the CPU; the samples belong on the device.
+        pl_module.to(trainer.strategy.root_device)
         with self._sampling(trainer, pl_module) as module:
             self.draw_final(trainer, module)
-        curves = {name: values for name, values in self.losses.items() if name != "epoch"}
-        epochs = [int(epoch) for epoch in self.losses["epoch"]]
-        if epochs:
-            self.write_figure(trainer, "losses", plots.plot_losses(epochs, curves))
+        pl_module.cpu()
+        self.write_figure(trainer, "losses", plots.plot_losses(self.losses))
         seconds = time.perf_counter() - self.start
         share = self.seconds_sampling / seconds
         rank_zero_info(
@@ -105,6 +107,11 @@ class SamplePictures(Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the losses of the run that is resumed."""
         self.losses = state_dict["losses"]
+
+    def _remember(self, curve: str, trainer: pl.Trainer, key: str) -> None:
+        if key in trainer.callback_metrics:
+            point = (trainer.current_epoch + 1, float(trainer.callback_metrics[key]))
+            self.losses[curve].append(point)
 
     # ---- helpers -----------------------------------------------------------------------------
 
@@ -134,8 +141,8 @@ class SamplePictures(Callback, ABC):
     def send(self, trainer: pl.Trainer, name: str) -> None:
         """Send a written picture to W&B, captioned with the step."""
         path, step = str(self.directory / name), trainer.global_step
-        key = "pictures/" + name.split("_step=")[0].split(".")[0]
-        caption = [f"{key.removeprefix('pictures/')}, step {step}"]
+        title = name.split("_step=")[0].removesuffix(".png").replace(".", "_")
+        key, caption = f"pictures/{title}", [f"{title}, step {step}"]
         for logger in trainer.loggers:
             if not isinstance(logger, WandbLogger):
                 continue

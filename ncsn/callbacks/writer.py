@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.callbacks.samples import run_directory
 
 __all__ = ["SampleWriter"]
 
@@ -36,7 +35,7 @@ class SampleWriter(BasePredictionWriter):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Agree on the directory, which all ranks have to take part in."""
-        self.directory = run_directory(trainer)
+        self.directory = Path(trainer.log_dir or "")
         self.batches = []
 
     def write_on_batch_end(

@@ -69,12 +69,12 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     @property
     @abstractmethod
     def data_mean(self) -> float:
-        """Mean over all values of the training data, images in [-1, 1]."""
+        """Mean over all values of the data, images in [-1, 1]."""
 
     @property
     @abstractmethod
     def data_std(self) -> float:
-        """Standard deviation over all values of the training data, images in [-1, 1]."""
+        """Standard deviation over all values of the data, images in [-1, 1]."""
 
     @abstractmethod
     def load_splits(self) -> dict[str, TensorBatches]:
@@ -84,11 +84,14 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         """Load the data, once.
 
         Raises:
-            UserError: If there are fewer training examples than a batch takes.
+            UserError: If a split is empty or there are fewer training examples than a batch takes.
         """
         if self.splits:
             return
         self.splits = self.load_splits()
+        for name, examples in self.splits.items():
+            if not len(examples):
+                raise UserError(f"the {name} data is empty: change data.val_fraction")
         if len(self.splits["train"]) < self.batch_size:
             raise UserError(
                 f"data.batch_size={self.batch_size} is larger than the "

@@ -30,8 +30,8 @@ class MeanPerLevel(Metric):
             levels: Index of the noise level of each value, shape ``(batch,)``.
             values: Shape ``(batch,)``.
         """
-        self.total.index_add_(0, levels, values.float())
-        self.count.index_add_(0, levels, torch.ones_like(values, dtype=torch.float))
+        self.total.index_add_(0, levels, values.to(self.total.dtype))
+        self.count.index_add_(0, levels, torch.ones_like(values, dtype=self.count.dtype))
 
     def compute(self) -> Tensor:
         """The means, shape ``(num_levels,)``; NaN at a level that no example had."""

@@ -12,8 +12,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ncsn.errors import UserError
 from ncsn.metrics import MeanPerLevel
 from ncsn.networks import ScoreNetwork
 from ncsn.networks.preconditioning import Parametrisation, parametrised_score
@@ -50,7 +50,8 @@ class ScoreModule(pl.LightningModule, ABC):
         lr_scheduler: Called with the optimizer; none keeps the learning rate constant.
         lr_scheduler_interval: Whether the scheduler steps after each epoch or after each step.
         ema_decay: Decay of the exponential moving average of the weights, which validation,
-            sampling and checkpoints use; 0 turns it off.
+            sampling and checkpoints use; 0 turns it off. It starts smaller: see
+            :func:`ncsn.callbacks.ema_update`.
         data_shape: Shape of one example. From the command line it is linked to the data's.
         data_mean: Mean of the data. From the command line it is linked to the data's.
         data_std: Standard deviation of the data. From the command line it is linked to the data's.
@@ -60,6 +61,8 @@ class ScoreModule(pl.LightningModule, ABC):
     """
 
     noise_levels: Tensor
+    data_mean: Tensor
+    data_std: Tensor
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class ScoreModule(pl.LightningModule, ABC):
         if "_class_path" not in self.hparams:
             self.hparams.clear()
         if len(data_shape) == 3:
-            # Convolutions run faster this way, on CPUs and on GPUs.
+            # Convolutions run faster this way.
             network = network.to(memory_format=torch.channels_last)
         self.network = network
         self.register_buffer("noise_levels", noise_levels, persistent=False)
@@ -99,7 +102,9 @@ class ScoreModule(pl.LightningModule, ABC):
         self.lr_scheduler_interval = lr_scheduler_interval
         self.ema_decay = ema_decay
         self.data_shape = tuple(data_shape)
-        self.data_mean, self.data_std = data_mean, data_std
+        # In the state dict: the weights are worth nothing with the moments of other data.
+        self.register_buffer("data_mean", torch.tensor(data_mean))
+        self.register_buffer("data_std", torch.tensor(data_std))
         self.preview_sampler = preview_sampler or sampler
         self.preview_every_n_epochs = preview_every_n_epochs
         self.num_preview_samples = num_preview_samples
@@ -196,7 +201,8 @@ class ScoreModule(pl.LightningModule, ABC):
             device=x.device,
         )
         loss = self.loss(x, generator=generator)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -205,7 +211,7 @@ class ScoreModule(pl.LightningModule, ABC):
         generator = seeded_generator(
             Stream.VALIDATION, self.global_rank, batch_idx, device=x.device
         )
-        # All levels in turn, instead of at random: a smaller variance.
+        # Levels in turn instead of at random: a smaller variance.
         first = batch_idx * len(x)
         levels = torch.arange(first, first + len(x), device=x.device) % len(self.noise_levels)
         loss = denoising_score_matching(
@@ -246,12 +252,61 @@ class ScoreModule(pl.LightningModule, ABC):
 
     # ---- Lightning's hooks -------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Try the network on the shape of the data, before anything is waited for.
+
+        Raises:
+            UserError: If the network does not take or does not return that shape.
+        """
+        x = torch.zeros(1, *self.data_shape, device=self.device)
+        try:
+            with torch.no_grad():
+                shape = self.network(x, torch.ones(1, device=self.device)).shape
+        except (RuntimeError, ValueError) as error:
+            raise UserError(self._misfit(str(error))) from error
+        if shape != x.shape:
+            raise UserError(self._misfit(f"it returns {tuple(shape[1:])}"))
+
+    def _misfit(self, reason: str) -> str:
+        name = type(self.network).__name__
+        return f"model.network {name} does not fit data of shape {self.data_shape}: {reason}"
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was trained on data of another shape.
+
+        Raises:
+            UserError: If the shapes differ.
+        """
+        shape = tuple(checkpoint.get("hyper_parameters", {}).get("data_shape", self.data_shape))
+        if shape != self.data_shape:
+            raise UserError(
+                f"the checkpoint was trained on data of shape {shape}, but the config's data has "
+                f"shape {self.data_shape}: give the config that belongs to the checkpoint"
+            )
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and, if there is one, the learning rate's schedule."""
-        optimizer = self.optimizer(self.network.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler: Any = self.lr_scheduler(optimizer)
+        """The optimizer and, if there is one, the learning rate's schedule.
+
+        Raises:
+            UserError: If the optimizer or the schedule refuses its arguments, or the schedule
+                ends before the training.
+        """
+        if self.optimizer is None:
+            raise UserError("spawned processes cannot carry the optimizer: use strategy ddp")
+        try:
+            optimizer = self.optimizer(self.network.parameters())
+            if self.lr_scheduler is None:
+                return optimizer
+            scheduler: Any = self.lr_scheduler(optimizer)
+        except ValueError as error:
+            raise UserError(f"model.optimizer or model.lr_scheduler: {error}") from error
+        steps = self.trainer.estimated_stepping_batches
+        end = getattr(scheduler, "total_steps", steps)
+        if self.lr_scheduler_interval == "step" and steps > end:
+            raise UserError(
+                f"{type(scheduler).__name__} ends after {end} steps, but training takes {steps}: "
+                "change model.lr_scheduler along with trainer.max_epochs and data.batch_size"
+            )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_scheduler_interval},
@@ -261,20 +316,21 @@ class ScoreModule(pl.LightningModule, ABC):
         """Pictures of samples during training, and the moving average of the weights."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return []
-        from ncsn.callbacks import ImageSamples, PointSamples
+        from ncsn.callbacks import ImageSamples, PointSamples, ema_update
 
         callbacks: list[Callback] = []
-        if self.preview_every_n_epochs:
+        # Without a logger, the run has no directory for pictures.
+        if self.preview_every_n_epochs and self.trainer.loggers:
             pictures = ImageSamples if len(self.data_shape) == 3 else PointSamples
             callbacks.append(pictures(self.preview_every_n_epochs, self.num_preview_samples))
         if self.ema_decay:
             # After the pictures: Lightning calls the hooks in this order, and takes the averaged
             # weights away again in this callback's on_validation_epoch_end.
-            average = get_ema_multi_avg_fn(self.ema_decay)
+            average = ema_update(self.ema_decay)
             callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
         return callbacks
 
     def __getstate__(self) -> dict[str, Any]:
-        # The callables of a config are closures, which cannot be copied to other processes or by
-        # WeightAveraging; neither copy makes an optimizer.
+        # The callables of a config are closures, which cannot be copied; the copy that is made
+        # is that of WeightAveraging, which makes no optimizer.
         return {**super().__getstate__(), "optimizer": None, "lr_scheduler": None}

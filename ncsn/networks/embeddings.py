@@ -45,7 +45,7 @@ class NoiseLevelEmbedding(nn.Module):
 
     Source:
         Tancik et al. 2020, "Fourier Features Let Networks Learn High Frequency Functions"
-        (arXiv 2006.10739); used on log sigma by Song et al. 2021 (arXiv 2011.13456), appendix G.
+        (arXiv 2006.10739); used on log sigma by Song et al. 2021 (arXiv 2011.13456).
 
     Args:
         dim: Size of the embedding, even.

@@ -38,8 +38,8 @@ def parametrised_score(
     x: Tensor,
     sigma: Tensor,
     parametrisation: Parametrisation,
-    data_mean: float = 0.0,
-    data_std: float = 1.0,
+    data_mean: float | Tensor = 0.0,
+    data_std: float | Tensor = 1.0,
 ) -> Tensor:
     r"""The score :math:`s_\theta(x, \sigma)` in float32, whatever precision the network runs in.
 

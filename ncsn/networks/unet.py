@@ -45,7 +45,7 @@ class UNet(ScoreNetwork):
     """Residual blocks at several resolutions with skip connections, conditioned on log sigma.
 
     With ``patch_size=2`` the image is first rearranged to half the resolution and four times the
-    channels (pixel-unshuffle), which makes every layer four times cheaper.
+    channels (pixel-unshuffle), so that the layers work on a quarter of the positions.
 
     Source:
         Ho et al. 2020 (arXiv 2006.11239), appendix B; scale and shift by the noise level as in

@@ -1,4 +1,4 @@
-"""Callbacks and their parts: averaged weights, pictures during training, and the files that ``predict`` writes."""
+"""Callbacks, and the average of the weights."""
 
 from ncsn.callbacks.ema import ema_update
 from ncsn.callbacks.samples import ImageSamples, PointSamples

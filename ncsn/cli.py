@@ -57,7 +57,7 @@ class Trainer(pl.Trainer):
         model: ScoreModule,
         datamodule: InMemoryDataModule | None = None,
         num_samples: PositiveInt = 100,
-        batch_size: PositiveInt = 256,
+        batch_size: PositiveInt = 64,
         ckpt_path: str | None = None,
         weights_only: bool | None = True,
     ) -> None:
@@ -167,8 +167,10 @@ class CLI(LightningCLI):
 
 def _raised_in(error: BaseException) -> str:
     """The top-level package of the code that raised an error."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals["__name__"]).split(".")[0]
+    name = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_globals["__name__"]
+    return name.split(".")[0]
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

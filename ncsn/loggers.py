@@ -60,8 +60,8 @@ class WandbLogger(LightningWandbLogger):
         """W&B's run, offline if it has to be."""
         if self._experiment is None:
             os.makedirs(self.save_dir or ".", exist_ok=True)
-            online = os.environ.get("WANDB_MODE") or "online"
-            if online == "online" and not self._offline:
+            mode = os.environ.get("WANDB_MODE") or "online"
+            if mode == "online" and not self._offline:
                 os.environ.pop("WANDB_MODE", None)
                 reason = offline_reason()
                 if reason is None:

@@ -89,23 +89,35 @@ def plot_annealing(states: Sequence[tuple[float, Tensor]]) -> "Figure":
     return figure
 
 
-def plot_samples(data: Tensor, samples: Tensor, title: str) -> "Figure":
-    """Draw points of the data beside as many samples, on the same axes.
+def plot_samples(data: Tensor | None, samples: Tensor, title: str) -> "Figure":
+    """Draw points of the data, samples, and the density of the samples, on the same axes.
 
     Args:
-        data: Shape ``(n, 2)``.
+        data: Shape ``(n, 2)``; without it, the samples alone are drawn.
         samples: Shape ``(m, 2)``.
         title: Title of the samples.
     """
-    data, samples = data.cpu(), samples.cpu()
-    figure = _figure(9, 3.4)
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.scatter(data[:, 0], data[:, 1], s=3, c=DATA_COLOR, linewidths=0)
-    left.set_title(f"data ({len(data):,} points)")
-    right.scatter(samples[:, 0], samples[:, 1], s=3, c=SAMPLE_COLOR, linewidths=0)
-    right.set_title(title)
-    for axes in (left, right):
-        _plane(axes, data)
+    samples = samples.cpu()
+    clouds = [(samples, SAMPLE_COLOR, title)]
+    if data is not None:
+        clouds.insert(0, (data.cpu(), DATA_COLOR, f"data ({len(data):,} points)"))
+    window = clouds[0][0]
+    figure = _figure(4.3 * (len(clouds) + 1), 3.2)
+    *panels, density_panel = figure.subplots(1, len(clouds) + 1, sharex=True, sharey=True)
+    for axes, (points, color, name) in zip(panels, clouds, strict=True):
+        axes.scatter(points[:, 0], points[:, 1], s=3, c=color, linewidths=0)
+        axes.set_title(name)
+        _plane(axes, window)
+    _plane(density_panel, window)
+    *_, density = density_panel.hist2d(
+        samples[:, 0].numpy(),
+        samples[:, 1].numpy(),
+        bins=(48, 36),
+        range=[density_panel.get_xlim(), density_panel.get_ylim()],
+        density=True,
+    )
+    figure.colorbar(density, ax=density_panel, label="density")
+    density_panel.set_title("density of the samples")
     return figure
 
 

@@ -26,7 +26,9 @@ def test_every_config_runs_through_fit_and_test(config, cli, request):
     (run,) = Path("lightning_logs").glob("*/version_0")
     pictures = {path.name for path in (run / "pictures").iterdir()}
     expected = {"samples.png", "samples_step=0000002.png", "losses.png"}
-    kind = {"score.png"} if config == "moons.yaml" else {"annealing.png", "annealing.gif"}
+    kind = (
+        {"score.png"} if config == "moons.yaml" else {"data.png", "annealing.png", "annealing.gif"}
+    )
     assert expected | kind <= pictures
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert "val/loss" in (run / "metrics.csv").read_text()

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["ImageSamples", "PointSamples"]
 
 
+def data_of(trainer: pl.Trainer) -> "InMemoryDataModule":
+    """The datamodule that the trainer was given."""
+    return cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
+
+
 class SamplePictures(Callback, ABC):
     """Base class: draws samples while training goes on, and once more when it has ended.
 
@@ -155,11 +160,17 @@ class SamplePictures(Callback, ABC):
 class ImageSamples(SamplePictures):
     """For images: grids of samples; at the end also how they come out of the noise.
 
-    ``samples_step=N.png`` during training; ``samples.png``, ``annealing.png`` (one row a noise
-    level), ``annealing.gif`` and ``losses.png`` at the end.
+    ``data.png`` before training, ``samples_step=N.png`` during training; ``samples.png``,
+    ``annealing.png`` (one row a noise level), ``annealing.gif`` and ``losses.png`` at the end.
     """
 
     num_frames = 40
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A grid of the data, to compare the samples with."""
+        if trainer.is_global_zero:
+            images = data_of(trainer).splits["train"].data[: self.num_samples]
+            self._write_grid(trainer, "data.png", images.float() / 127.5 - 1)
 
     def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
         """A grid of samples."""
@@ -200,7 +211,7 @@ class ImageSamples(SamplePictures):
 
 
 class PointSamples(SamplePictures):
-    """For points in the plane: samples beside data, the score field, the losses.
+    """For points in the plane: samples beside data, their density, the score field.
 
     ``samples_step=N.png`` and ``score_step=N.png`` during training; ``samples.png``,
     ``score.png`` and ``losses.png`` at the end.
@@ -222,8 +233,7 @@ class PointSamples(SamplePictures):
     def _draw(
         self, trainer: pl.Trainer, module: "ScoreModule", samples: Tensor, suffix: str = ""
     ) -> None:
-        datamodule = cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
-        data = datamodule.splits["val"].data
+        data = data_of(trainer).splits["val"].data
         title = f"samples ({len(samples):,} points, step {trainer.global_step:,})"
         self.write_figure(
             trainer, f"samples{suffix}", plots.plot_samples(data, samples.cpu(), title)

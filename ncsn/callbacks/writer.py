@@ -77,4 +77,4 @@ class SampleWriter(BasePredictionWriter):
             plots.save_grid(samples[: self.num_drawn].float() / 127.5 - 1, path)
         elif samples.shape[1] == 2:
             title = f"samples ({len(samples):,} points)"
-            plots.plot_samples(samples, samples, title).savefig(path)
+            plots.plot_samples(None, samples, title).savefig(path)

@@ -40,7 +40,7 @@ def test_real_offline_run_holds_the_metrics_and_the_pictures(tmp_path):
     result = run_process("fit", *SMOKE, WANDB_MODE=None, WANDB_API_KEY=None, HOME=str(tmp_path))
     assert result.stderr.count("W&B runs offline: there is no API key") == 1
     (run,) = Path("lightning_logs/wandb").glob("offline-run-*")
-    assert f"wandb sync {run.resolve()}" in result.stderr.replace("\n", "")
+    assert f"wandb sync {run}" in result.stderr.replace("\n", "")
     rows = history(next(run.glob("run-*.wandb")))
     metrics = {key for row in rows for key in row}
     assert {"train/loss", "train/loss_epoch", "val/loss", "trainer/global_step"} <= metrics
@@ -78,7 +78,11 @@ def test_key_in_netrc_is_found(monkeypatch, tmp_path):
 
 def test_wandb_that_cannot_start_does_not_stop_training(monkeypatch):
     monkeypatch.setattr("wandb.run", None)
-    monkeypatch.setenv("WANDB_MODE", "nonsense")  # wandb.init raises
+
+    def init(**kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("wandb.init", init)
     logger = WandbLogger()
     with pytest.warns(UserWarning, match="W&B failed"):
         logger.log_metrics({"a": 1.0}, step=0)

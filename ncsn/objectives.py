@@ -1,35 +1,114 @@
-r"""Score matching objectives.
+"""Score matching objectives: denoising, implicit, sliced.
 
-**Denoising score matching** (Vincent 2011, "A Connection Between Score Matching and Denoising
-Autoencoders"). The Fisher divergence
-:math:`\tfrac12 \mathbb E \|s_\theta(x_\sigma) - \nabla \log q_\sigma(x_\sigma)\|^2` needs the
-unknown score of the noised data :math:`q_\sigma(x_\sigma) = \int q(x_\sigma | x) \pi(x) dx`.
-For the kernel :math:`q(x_\sigma | x) = \mathcal N(x, \sigma^2 I)` the conditional score is known,
+All of them look for the score of the noised data x_σ = x + σz, z ~ N(0, I), whose density is
+q(x_σ) = ∫ N(x_σ; x, σ² I) π(x) dx. They minimise the Fisher divergence::
 
-.. math:: \nabla \log q(x_\sigma | x) = -(x_\sigma - x) / \sigma^2 = -z / \sigma,
+    J(θ) = ½ E ‖s_θ(x_σ) − ∇log q(x_σ)‖²,
 
-and its conditional mean given :math:`x_\sigma` is the score of the noised data. Expanding the
-square, the cross terms of both objectives agree, so
+in which ∇log q is unknown. Expand the square; its last term does not depend on θ, and the first
+one can be averaged over data. It is the cross term that needs a trick::
 
-.. math:: \mathbb E \|s_\theta(x_\sigma, \sigma) + z / \sigma\|^2
+    J(θ) = ½ E ‖s_θ‖² − E[s_θ · ∇log q] + ½ E ‖∇log q‖².
 
-equals twice the Fisher divergence plus a constant that does not depend on :math:`\theta`.
+Implicit score matching
+-----------------------
 
-Here the residual is computed as :math:`\sigma s_\theta + z`, which stays of order one at every
-noise level: the objective below is :math:`\sigma^2` times the one above.
+Integrate the cross term by parts. In one dimension, with q (log q)' = q'::
+
+    E[s (log q)'] = ∫ s q' dx = [s q]_{−∞}^{∞} − ∫ s' q dx = −E[s'],
+
+*provided that* s(x) q(x) → 0 as x → ±∞. Then J(θ) = E[½ s² + s'] + const.
+
+In D dimensions each coordinate does the same while the others are held fixed::
+
+    E[s · ∇log q] = Σ_i ∫ s_i ∂_i q dx = Σ_i ∫ ([s_i q]_{x_i=−∞}^{∞} − ∫ q ∂_i s_i dx_i) dx_{≠i}
+                  = −Σ_i E[∂_i s_i] = −E[div s],
+
+provided that s(x) q(x) → 0 as ‖x‖ → ∞ (and that s is absolutely continuous along each axis, which
+a network with ReLUs is). Hence::
+
+    J(θ) = E[½ ‖s_θ‖² + div s_θ] + ½ E ‖∇log q‖².
+
+Data of bounded extent, noised, has Gaussian tails, and a network grows at most linearly if its
+activations do: the boundary condition holds. It can fail for undisturbed data: for uniform data
+the density ends at a wall, and the term at the wall is what is missing.
+
+Source: Hyvärinen 2005, "Estimation of Non-Normalized Statistical Models by Score Matching",
+theorem 1.
+
+Sliced score matching
+---------------------
+
+The exact divergence takes D backward passes. For random v with E[v vᵀ] = I (here: signs)::
+
+    E_v[vᵀ (∂s/∂x) v] = tr ∂s/∂x = div s,        E_v[(v · s)²] = ‖s‖²,
+
+so one backward pass, of v · s, gives an unbiased estimate. Keeping ‖s‖² instead of (v · s)² has
+less variance ("variance reduced").
+
+Source: Song et al. 2019, "Sliced Score Matching" (arXiv 1905.07088), equations 7 and 8;
+Hutchinson 1989 for the trace.
+
+Denoising score matching
+------------------------
+
+Write q as the integral over clean data; the cross term is::
+
+    E[s · ∇log q] = ∫ s · ∇q dx_σ = ∫∫ s · ∇_{x_σ} q(x_σ | x) π(x) dx dx_σ
+                  = E[s · ∇log q(x_σ | x)],    ∇log q(x_σ | x) = −(x_σ − x) / σ² = −z / σ.
+
+So the unknown score may be replaced by the known one of the kernel::
+
+    J(θ) = ½ E ‖s_θ(x_σ) + z/σ‖² + ½ E ‖∇log q‖² − D / 2σ².
+
+Source: Vincent 2011, "A Connection Between Score Matching and Denoising Autoencoders".
+
+What the functions return
+-------------------------
+
+Residuals stay of order one at every noise level when they are weighted by σ² (Song & Ermon 2019,
+arXiv 1907.05600, equation 6). With this weight, and D added to the implicit forms, all three
+functions estimate *the same number*::
+
+    E ‖σs + z‖² = E[σ² (‖s‖² + 2 div s)] + D = 2σ² J(θ) + D − σ² E ‖∇log q‖²,
+
+so their curves can be compared, as can their gradients. What remains when s is exact,
+D − σ² E ‖∇log q‖², is D v / (v + σ²) for Gaussian data of variance v.
 """
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
-from ncsn.noise import Generator, expand_as, perturb
+from ncsn.noise import Generator, ScoreFunction, expand_as, normal_like, perturb
 
-__all__ = ["ScoreFunction", "denoising_score_matching"]
+__all__ = [
+    "Objective",
+    "ScoreFunction",
+    "denoising_score_matching",
+    "implicit_score_matching",
+    "score_and_divergence",
+    "sliced_score_matching",
+]
 
-ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``score(x, sigma)``: x of shape (batch, *event), sigma of shape (batch,), result like x."""
+Reduction: TypeAlias = Literal["none", "mean"]
+
+
+class Objective(Protocol):
+    """What can train a score: any function with this signature. See the functions below."""
+
+    def __call__(
+        self,
+        score: ScoreFunction,
+        x: Tensor,
+        sigma: Tensor,
+        *,
+        reduction: Reduction = "mean",
+        generator: Generator = None,
+    ) -> Tensor:
+        """See :func:`denoising_score_matching`."""
+        ...
 
 
 def denoising_score_matching(
@@ -37,14 +116,14 @@ def denoising_score_matching(
     x: Tensor,
     sigma: Tensor,
     *,
-    reduction: Literal["none", "mean"] = "mean",
+    reduction: Reduction = "mean",
     generator: Generator = None,
 ) -> Tensor:
-    r"""Denoising score matching, :math:`\|\sigma s(x + \sigma z, \sigma) + z\|^2`.
+    """Denoising score matching, ‖σ s(x + σz, σ) + z‖².
 
     Source:
-        Vincent 2011, equation 11; with the weight :math:`\lambda(\sigma) = \sigma^2` of Song &
-        Ermon 2019 (arXiv 1907.05600), equation 6.
+        Vincent 2011, equation 11; with the weight λ(σ) = σ² of Song & Ermon 2019
+        (arXiv 1907.05600), equation 6.
 
     Args:
         score: The score function.
@@ -58,5 +137,108 @@ def denoising_score_matching(
         A tensor of the shape of ``x``, or a scalar.
     """
     x_sigma, z = perturb(x, sigma, generator)
-    loss = (expand_as(sigma, x) * score(x_sigma, sigma) + z).square()
+    return _reduce((expand_as(sigma, x) * score(x_sigma, sigma) + z).square(), reduction)
+
+
+def implicit_score_matching(
+    score: ScoreFunction,
+    x: Tensor,
+    sigma: Tensor,
+    *,
+    reduction: Reduction = "mean",
+    generator: Generator = None,
+) -> Tensor:
+    """Implicit score matching of the noised data, σ² (‖s‖² + 2 div s) + D at x + σz.
+
+    The divergence is exact and takes D backward passes: for points, not for images.
+
+    Source:
+        Hyvärinen 2005, theorem 1.
+
+    Args:
+        score: The score function, differentiable.
+        x: Clean data, shape ``(batch, *event)``.
+        sigma: Noise level of each example, shape ``(batch,)``, > 0.
+        reduction: As for :func:`denoising_score_matching`.
+        generator: Source of the noise z.
+
+    Returns:
+        A tensor of the shape of ``x``, or a scalar.
+    """
+    x_sigma, _ = perturb(x, sigma, generator)
+    s, divergence = score_and_divergence(score, x_sigma, sigma)
+    return _reduce(expand_as(sigma, x) ** 2 * (s.square() + 2 * divergence) + 1, reduction)
+
+
+def sliced_score_matching(
+    score: ScoreFunction,
+    x: Tensor,
+    sigma: Tensor,
+    *,
+    variance_reduced: bool = True,
+    reduction: Reduction = "mean",
+    generator: Generator = None,
+) -> Tensor:
+    """Sliced score matching of the noised data, σ² ((v · s)² + 2 vᵀ (∂s/∂x) v) + D at x + σz.
+
+    Source:
+        Song et al. 2019 (arXiv 1905.07088), equation 7; variance reduced: equation 8.
+
+    Args:
+        score: The score function, differentiable.
+        x: Clean data, shape ``(batch, *event)``.
+        sigma: Noise level of each example, shape ``(batch,)``, > 0.
+        variance_reduced: Whether to use ‖s‖² for (v · s)².
+        reduction: As for :func:`denoising_score_matching`.
+        generator: Source of the noise z and of the signs v.
+
+    Returns:
+        A tensor of the shape of ``x``, or a scalar.
+    """
+    x_sigma, _ = perturb(x, sigma, generator)
+    v = normal_like(x, generator).sign()
+    s, divergence = score_and_divergence(score, x_sigma, sigma, v)
+    projection = expand_as((v * s).flatten(1).sum(1), x)
+    square = s.square() if variance_reduced else v * s * projection
+    return _reduce(expand_as(sigma, x) ** 2 * (square + 2 * divergence) + 1, reduction)
+
+
+def score_and_divergence(
+    score: ScoreFunction, x: Tensor, sigma: Tensor, v: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The score and the terms whose sum over the event is its divergence, exact or estimated.
+
+    Works in any gradient mode; the results can be differentiated if gradients are on.
+
+    Args:
+        score: The score function, differentiable.
+        x: Where to evaluate it, shape ``(batch, *event)``.
+        sigma: Noise level of each example, shape ``(batch,)``.
+        v: Probes with E[v vᵀ] = I, of the shape of ``x``: one backward pass gives the terms
+            v_i (vᵀ ∂s/∂x)_i of Hutchinson's estimate. Without them, one backward pass for each
+            dimension gives ∂_i s_i.
+
+    Returns:
+        ``(s, terms)``, both of the shape of ``x``.
+    """
+    differentiable = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        x, sigma = x.detach().clone().requires_grad_(), sigma.clone()
+        s = score(x, sigma)
+        if v is not None:
+            v = v.clone()
+            (product,) = torch.autograd.grad((v * s).sum(), x, create_graph=differentiable)
+            terms = v * product
+        else:
+            rows = [
+                torch.autograd.grad(
+                    column.sum(), x, create_graph=differentiable, retain_graph=True
+                )[0].flatten(1)[:, i]
+                for i, column in enumerate(s.flatten(1).unbind(1))
+            ]
+            terms = torch.stack(rows, dim=1).view_as(x)
+    return (s, terms) if differentiable else (s.detach(), terms.detach())
+
+
+def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:
     return loss if reduction == "none" else loss.flatten(1).sum(1).mean()

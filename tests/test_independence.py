@@ -6,7 +6,16 @@ from conftest import ROOT
 
 
 @pytest.mark.parametrize(
-    "module", ["noise", "objectives", "networks", "networks.preconditioning", "sampling"]
+    "module",
+    [
+        "noise",
+        "diffusion",
+        "objectives",
+        "exact",
+        "networks",
+        "networks.preconditioning",
+        "sampling",
+    ],
 )
 def test_the_maths_works_without_lightning(module):
     code = f"import sys, ncsn.{module}; sys.exit('lightning' in sys.modules)"

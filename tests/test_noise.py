@@ -7,6 +7,9 @@ from ncsn.noise import (
     SampleGenerator,
     Stream,
     geometric_noise_levels,
+    langevin_step_size,
+    largest_distance,
+    noise_level_ratio,
     normal_like,
     perturb,
     seeded_generator,
@@ -37,6 +40,44 @@ def test_ladder_descends_in_geometric_progression_between_its_ends():
 def test_impossible_ladders_are_refused(args):
     with pytest.raises(ValueError, match=r"sigma_max|num_levels"):
         geometric_noise_levels(*args)
+
+
+def test_largest_distance_is_that_of_all_pairs():
+    x = torch.randn(2500, 1, 3, 3)  # more than two chunks
+    assert largest_distance(x) == pytest.approx(torch.pdist(x.flatten(1)).max().item())
+
+
+def test_ratio_of_the_levels_is_that_of_the_paper():
+    # Song & Ermon 2020, section 3.2: for large D, sqrt(2D) (gamma - 1) = 3 gamma, nearly.
+    for dim in (784, 3072, 10**6):
+        gamma = noise_level_ratio(dim)
+        assert gamma == pytest.approx(1 / (1 - 3 / (2 * dim) ** 0.5), rel=1e-3)
+    with pytest.raises(ValueError, match="num_levels"):
+        noise_level_ratio(2)
+
+
+@pytest.mark.parametrize(
+    ("sigma_max", "num_levels", "epsilon"),
+    [(50.0, 232, 6.2e-6), (90.0, 500, 3.3e-6)],  # CIFAR-10 and CelebA in appendix B.4
+)
+def test_langevin_step_size_is_that_of_the_paper(sigma_max, num_levels, epsilon):
+    levels = geometric_noise_levels(sigma_max, 0.01, num_levels).tolist()
+    a = langevin_step_size(levels, steps_per_level=5)
+    assert a * 0.01**2 == pytest.approx(epsilon, abs=0.05e-6)
+
+
+def test_langevin_step_size_keeps_the_variance_of_one_point_closest_to_the_next_level():
+    # Iterate the variance of a chain at sigma_i = 1 that starts at gamma².
+    levels, steps = geometric_noise_levels(10.0, 0.1, 12).tolist(), 7
+
+    def variance(a):
+        v = (levels[0] / levels[1]) ** 2
+        for _ in range(steps):
+            v = (1 - a) ** 2 * v + 2 * a
+        return v
+
+    a = langevin_step_size(levels, steps)
+    assert 1 < variance(a) < min(variance(0.9 * a), variance(1.1 * a))
 
 
 def test_perturb_adds_noise_of_the_given_level_to_each_example():

@@ -18,7 +18,7 @@ from ncsn.metrics import MeanPerLevel
 from ncsn.networks import ScoreNetwork
 from ncsn.networks.preconditioning import Parametrisation, parametrised_score
 from ncsn.noise import Generator, SampleGenerator, Stream, global_seed, seeded_generator
-from ncsn.objectives import denoising_score_matching
+from ncsn.objectives import Objective, denoising_score_matching
 from ncsn.sampling import Monitor, Sampler
 
 __all__ = ["ScoreModule"]
@@ -27,9 +27,9 @@ Batch = tuple[Tensor, Tensor]
 
 
 class ScoreModule(pl.LightningModule, ABC):
-    r"""A score network trained by denoising score matching, and the samplers that use it.
+    r"""A score network trained by score matching, and the samplers that use it.
 
-    The loss of a batch is
+    The loss of a batch is, by default,
 
     .. math:: \mathbb E\, \frac{\sigma^2}{\sigma_{\max}^2}
               \|s_\theta(x + \sigma z, \sigma) + z / \sigma\|^2,
@@ -46,6 +46,9 @@ class ScoreModule(pl.LightningModule, ABC):
         sampler: Draws the samples of ``predict`` and of the pictures at the end of training.
         parametrisation: How the score is built from the network; see
             :mod:`ncsn.networks.preconditioning`.
+        objective: What is minimised: ``ncsn.objectives.denoising_score_matching``,
+            ``implicit_score_matching``, ``sliced_score_matching`` or a function of the same
+            signature. Validation always takes the first, so that runs can be compared.
         optimizer: Called with the parameters.
         lr_scheduler: Called with the optimizer; none keeps the learning rate constant.
         lr_scheduler_interval: Whether the scheduler steps after each epoch or after each step.
@@ -70,6 +73,7 @@ class ScoreModule(pl.LightningModule, ABC):
         noise_levels: Tensor,
         sampler: Sampler,
         parametrisation: Parametrisation = "score",
+        objective: Objective = denoising_score_matching,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -97,7 +101,7 @@ class ScoreModule(pl.LightningModule, ABC):
         self.network = network
         self.register_buffer("noise_levels", noise_levels, persistent=False)
         self.sampler = sampler
-        self.parametrisation = parametrisation
+        self.parametrisation, self.objective = parametrisation, objective
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.ema_decay = ema_decay
@@ -157,9 +161,7 @@ class ScoreModule(pl.LightningModule, ABC):
         """
         if sigma is None:
             sigma = self.sample_noise_levels(len(x), generator)
-        loss = denoising_score_matching(
-            self.score, x, sigma, reduction=reduction, generator=generator
-        )
+        loss = self.objective(self.score, x, sigma, reduction=reduction, generator=generator)
         return loss / self.noise_levels[0] ** 2
 
     @torch.no_grad()

@@ -1,15 +1,21 @@
 """Samplers: from a score function to samples. Any of them can be named in a config."""
 
-from ncsn.sampling.base import Monitor, Sampler, tweedie
-from ncsn.sampling.langevin import AnnealedLangevin, Langevin, langevin_dynamics
-from ncsn.sampling.ode import DPMSolver
+from ncsn.sampling.base import LadderSampler, Monitor, Sampler
+from ncsn.sampling.diffusion import Ancestral, PredictorCorrector
+from ncsn.sampling.langevin import AnnealedLangevin, ConsistentAnnealedSampling, Langevin
+from ncsn.sampling.ode import DPMSolver, Euler, Heun, log_density
 
 __all__ = [
+    "Ancestral",
     "AnnealedLangevin",
+    "ConsistentAnnealedSampling",
     "DPMSolver",
+    "Euler",
+    "Heun",
+    "LadderSampler",
     "Langevin",
     "Monitor",
+    "PredictorCorrector",
     "Sampler",
-    "langevin_dynamics",
-    "tweedie",
+    "log_density",
 ]

@@ -1,4 +1,14 @@
-"""What every sampler has in common: a prior, and a way from it to the data."""
+"""What every sampler has in common: a prior, a way down the noise levels, and a last step.
+
+A sampler starts from noise of the largest level and ends with a Tweedie step, which replaces the
+last state by the mean of the clean data that it may come from::
+
+    E[x_0 | x] = x + σ_min² s(x, σ_min).
+
+It removes the noise of level σ_min that would otherwise stay in the samples, and matters more
+than it seems to (Robbins 1956; Efron 2011; Jolicoeur-Martineau et al. 2020, arXiv 2009.05475,
+section 3.1).
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -6,40 +16,58 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from ncsn.noise import Generator, normal_like, uniform_like
-from ncsn.objectives import ScoreFunction
+from ncsn.noise import (
+    Generator,
+    ScoreFunction,
+    geometric_noise_levels,
+    normal_like,
+    uniform_like,
+)
 
-__all__ = ["Monitor", "Sampler", "tweedie"]
+__all__ = ["LadderSampler", "LevelScore", "Monitor", "Sampler"]
 
 Monitor: TypeAlias = Callable[[float, Tensor], None]
-"""Called as ``monitor(sigma, x)`` after each network evaluation, for progress bars and pictures.
+"""Called as ``monitor(sigma, x)`` after each network evaluation, for progress bars, pictures and
+trajectories: ``lambda sigma, x: trajectory.append(x)``. ``x`` is never written to again, so it may
+be kept without a copy."""
 
-``x`` is never written to again, so it may be kept without a copy.
-"""
-
-
-def tweedie(score: ScoreFunction, x: Tensor, sigma: float) -> Tensor:
-    r"""The posterior mean :math:`\mathbb E[x_0 | x] = x + \sigma^2 s(x, \sigma)`.
-
-    Source:
-        Tweedie's formula (Robbins 1956; Efron 2011). As the last step of a sampler it removes
-        the noise that Langevin dynamics leaves: Jolicoeur-Martineau et al. 2020
-        (arXiv 2009.05475), section 3.1.
-    """
-    return x + sigma**2 * score(x, x.new_full((len(x),), sigma))
+LevelScore: TypeAlias = Callable[[Tensor, float], Tensor]
+"""``score(x, sigma)`` with one noise level for the whole batch."""
 
 
 class Sampler(ABC):
     """A map from prior noise to samples.
 
     Args:
-        prior: Where to start: ``"normal"`` for N(0, sigma_max² I), ``"uniform"`` for U[-1, 1].
+        prior: Where to start: ``"normal"`` for N(0, σ_max² I), ``"uniform"`` for U[-1, 1].
+        denoise: Whether to end with a Tweedie step.
     """
 
-    def __init__(self, prior: Literal["normal", "uniform"] = "normal") -> None:
+    def __init__(
+        self, prior: Literal["normal", "uniform"] = "normal", denoise: bool = True
+    ) -> None:
         if prior not in ("normal", "uniform"):
             raise ValueError(f"prior must be 'normal' or 'uniform', got {prior!r}")
-        self.prior = prior
+        self.prior, self.denoise = prior, denoise
+
+    @abstractmethod
+    def run(
+        self,
+        score: LevelScore,
+        x: Tensor,
+        sigmas: list[float],
+        generator: Generator,
+        monitor: Monitor,
+    ) -> Tensor:
+        """The algorithm: take the states ``x`` from ``sigmas[0]`` to ``sigmas[-1]``."""
+
+    @abstractmethod
+    def run_evaluations(self, num_levels: int) -> int:
+        """How often :meth:`run` evaluates the network."""
+
+    def num_evaluations(self, num_levels: int) -> int:
+        """How often the network is evaluated for one batch of samples (NFE)."""
+        return self.run_evaluations(num_levels) + self.denoise
 
     def initial(self, x: Tensor, noise_levels: Tensor, generator: Generator = None) -> Tensor:
         """Draw the starting points: a tensor of the shape, dtype and device of ``x``."""
@@ -47,11 +75,14 @@ class Sampler(ABC):
             return uniform_like(x, generator)
         return noise_levels[0] * normal_like(x, generator)
 
-    @abstractmethod
-    def num_evaluations(self, num_levels: int) -> int:
-        """How often the network is evaluated for one batch of samples (NFE)."""
+    def ladder(self, noise_levels: Tensor) -> list[float]:
+        """The levels that the sampler visits, descending; by default, all of them.
 
-    @abstractmethod
+        Raises:
+            ValueError: If the sampler cannot go down this ladder.
+        """
+        return noise_levels.tolist()
+
     def __call__(
         self,
         score: ScoreFunction,
@@ -72,3 +103,47 @@ class Sampler(ABC):
         Returns:
             Samples, of the shape of ``x``.
         """
+        monitor = monitor or (lambda sigma, x: None)
+        sigmas = self.ladder(noise_levels)
+
+        def level_score(x: Tensor, sigma: float) -> Tensor:
+            return score(x, x.new_full((len(x),), sigma))
+
+        x = self.run(level_score, x, sigmas, generator, monitor)
+        if self.denoise:
+            x = x + sigmas[-1] ** 2 * level_score(x, sigmas[-1])
+            monitor(sigmas[-1], x)
+        return x
+
+
+class LadderSampler(Sampler):
+    """A sampler that moves from level to level, on a ladder that need not be that of training.
+
+    Args:
+        num_steps: Number of noise levels, in geometric progression from σ_max to σ_min, at least
+            2; ``None`` for those of training. With the Tweedie step, it is the number of steps
+            from σ_max to 0.
+        denoise: Whether to end with a Tweedie step.
+
+    Raises:
+        ValueError: If ``num_steps`` is below 2.
+    """
+
+    def __init__(self, num_steps: int | None = None, denoise: bool = True) -> None:
+        super().__init__("normal", denoise)
+        if num_steps is not None and num_steps < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs num_steps of at least 2, got {num_steps}"
+            )
+        self.num_steps = num_steps
+
+    def ladder(self, noise_levels: Tensor) -> list[float]:
+        """The noise levels that the sampler visits."""
+        if self.num_steps is None:
+            return noise_levels.tolist()
+        sigma_max, sigma_min = noise_levels[0].item(), noise_levels[-1].item()
+        return geometric_noise_levels(sigma_max, sigma_min, self.num_steps).tolist()
+
+    def run_evaluations(self, num_levels: int) -> int:
+        """One for each step between two levels."""
+        return (self.num_steps or num_levels) - 1

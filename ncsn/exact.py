@@ -1,0 +1,216 @@
+"""Scores that are known exactly, to judge samplers and networks by.
+
+Each is a :class:`ncsn.networks.ScoreNetwork` whose output is the score, so it can stand wherever a
+network can (with the parametrisation ``score``), and samplers can be judged without training.
+
+The noised density of all of them is a sum of Gaussians: noise of level σ widens a component of
+variance τ² to v = τ² + σ². For isotropic components with weights w_k and means c_k::
+
+    log q_σ(x) = logsumexp_k [log w_k − ‖x − c_k‖² / 2v_k − (D/2) log 2πv_k],
+    ∇log q_σ(x) = Σ_k r_k (c_k − x) / v_k,      r = softmax of the terms in brackets.
+
+With one component it is a Gaussian; with τ = 0 and the training set as means it is what a network
+that has learned a finite data set by heart would say (the *empirical* score); with means along two
+half circles it is two moons.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ncsn.networks.base import ScoreNetwork
+from ncsn.noise import expand_as, normal_like
+
+__all__ = ["Empirical", "ExactScore", "Gaussian", "GaussianMixture", "TwoMoons"]
+
+Numbers = Sequence[float] | Tensor
+
+
+class ExactScore(ScoreNetwork):
+    """A density whose noised score is known."""
+
+    @abstractmethod
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The log density of the data noised at level sigma.
+
+        Args:
+            x: Shape ``(batch, *event)``.
+            sigma: Noise level of each point, shape ``(batch,)``, >= 0.
+
+        Returns:
+            Shape ``(batch,)``, in nats.
+        """
+
+
+class Gaussian(ExactScore):
+    """N(mean, covariance), noised: N(mean, covariance + σ² I).
+
+    Args:
+        mean: Shape ``(dim,)``.
+        covariance: Shape ``(dim, dim)``, symmetric, positive semi-definite.
+
+    Raises:
+        ValueError: If the covariance is not one, or the shapes differ.
+    """
+
+    mean: Tensor
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def __init__(self, mean: Numbers, covariance: Sequence[Sequence[float]] | Tensor) -> None:
+        super().__init__()
+        mean = torch.as_tensor(mean, dtype=torch.float64)
+        matrix = torch.as_tensor(covariance, dtype=torch.float64)
+        if mean.ndim != 1 or matrix.shape != (len(mean), len(mean)):
+            raise ValueError(
+                "mean and covariance must have shapes (dim,) and (dim, dim), "
+                f"got {tuple(mean.shape)} and {tuple(matrix.shape)}"
+            )
+        if not torch.allclose(matrix, matrix.T):
+            raise ValueError(f"covariance must be symmetric, got {matrix.tolist()}")
+        eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
+        if eigenvalues[0] < -1e-9 * eigenvalues[-1].abs():
+            raise ValueError(
+                f"covariance must be positive semi-definite, got the eigenvalue {eigenvalues[0]}"
+            )
+        self.register_buffer("mean", mean)
+        self.register_buffer("eigenvalues", eigenvalues.clamp(min=0))
+        self.register_buffer("eigenvectors", eigenvectors)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The score, of the shape ``(batch, dim)`` of ``x``."""
+        y = (x - self.mean) @ self.eigenvectors
+        return (-y / self._variances(sigma) @ self.eigenvectors.T).to(x.dtype)
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """See :meth:`ExactScore.log_density`."""
+        y, v = (x - self.mean) @ self.eigenvectors, self._variances(sigma)
+        return -0.5 * (y.square() / v + (2 * math.pi * v).log()).sum(1)
+
+    def _variances(self, sigma: Tensor) -> Tensor:
+        return self.eigenvalues + sigma.double()[:, None] ** 2
+
+
+class GaussianMixture(ExactScore):
+    """A mixture of isotropic Gaussians; see the module's docstring.
+
+    Points are handled in chunks, so that memory stays bounded whatever their number.
+
+    Args:
+        means: Shape ``(components, *event)``. Their dtype, float32 or float64, is that of the
+            computation; lists are taken as float64.
+        stds: Standard deviation τ of each component, or of all of them, >= 0.
+        weights: Weight of each component, > 0; by default, all equal. They need not sum to 1.
+
+    Raises:
+        ValueError: If a value is outside its domain.
+    """
+
+    ENTRIES_AT_A_TIME = 2**22
+    """Points times components in one chunk."""
+
+    means: Tensor
+    stds: Tensor
+    log_weights: Tensor
+    centre: Tensor
+
+    def __init__(
+        self,
+        means: Sequence[Sequence[float]] | Tensor,
+        stds: Numbers | float = 0.0,
+        weights: Numbers | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(means, Tensor):
+            means = torch.tensor(means, dtype=torch.float64)
+        if means.ndim < 2 or not len(means):
+            raise ValueError(f"means must have shape (components, *event), got {means.shape}")
+        self.event_shape = means.shape[1:]
+        num = len(means)
+        widths = torch.as_tensor(stds, dtype=means.dtype).expand(num)
+        shares = means.new_ones(num) if weights is None else torch.as_tensor(weights)
+        if (widths < 0).any():
+            raise ValueError(f"stds must be at least 0, got {widths.min().item()}")
+        if shares.shape != (num,) or not (shares > 0).all():
+            raise ValueError(f"weights must be {num} positive numbers, got {weights}")
+        # Distances are taken from products: centred, they cancel less.
+        self.register_buffer("centre", means.flatten(1).mean(0))
+        self.register_buffer("means", means.flatten(1) - self.centre)
+        self.register_buffer("stds", widths)
+        self.register_buffer("log_weights", shares.to(means.dtype).log().log_softmax(0))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The score, of the shape of ``x``."""
+        scores = []
+        for y, levels in self._chunks(x, sigma):
+            terms, v = self._terms(y, levels)
+            r = terms.softmax(1) / v
+            scores.append(r @ self.means - r.sum(1, keepdim=True) * y)
+        return torch.cat(scores).view_as(x).to(x.dtype)
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """See :meth:`ExactScore.log_density`; σ may be 0 only where no component has std 0."""
+        chunks = self._chunks(x, sigma)
+        return torch.cat([self._terms(y, levels)[0].logsumexp(1) for y, levels in chunks])
+
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw independent points, shape ``(num, *event)``, without noise of level σ."""
+        weights = self.log_weights.exp()
+        k = weights.multinomial(num, replacement=True, generator=generator)
+        points = self.means[k] + self.centre
+        points = points + expand_as(self.stds[k], points) * normal_like(points, generator)
+        return points.view(num, *self.event_shape)
+
+    def _chunks(self, x: Tensor, sigma: Tensor) -> list[tuple[Tensor, Tensor]]:
+        rows = max(1, self.ENTRIES_AT_A_TIME // len(self.means))
+        y = x.flatten(1).to(self.means.dtype) - self.centre
+        levels = sigma.to(self.means.dtype)
+        return list(zip(y.split(rows), levels.split(rows), strict=True))
+
+    def _terms(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The terms in brackets of the module's docstring, and v, shape ``(rows, components)``."""
+        v = self.stds**2 + sigma[:, None] ** 2
+        squares = y.square().sum(1, keepdim=True) + self.means.square().sum(1)
+        distances = (squares - 2 * y @ self.means.T).clamp(min=0)
+        normaliser = y.shape[1] / 2 * (2 * math.pi * v).log()
+        return self.log_weights - distances / (2 * v) - normaliser, v
+
+
+class Empirical(GaussianMixture):
+    """The empirical distribution of a data set: each example with the same probability.
+
+    Its denoiser x + σ² s is a softmax over the training set, in which a small σ leaves the nearest
+    example alone. All 60,000 images of MNIST are handled in bounded memory.
+
+    Source:
+        Karras et al. 2022 (arXiv 2206.00364), appendix B.3.
+
+    Args:
+        data: Shape ``(n, *event)``, float32 or float64.
+    """
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__(data)
+
+
+class TwoMoons(GaussianMixture):
+    """Two moons: uniform on the arcs (cos t, sin t) and (1 − cos t, ½ − sin t), t in [0, π].
+
+    The integral over an arc is taken by the midpoint rule, whose error vanishes when
+    √(noise² + σ²) is large against the spacing π / num_points.
+
+    Args:
+        noise: Standard deviation of the noise around the arcs, >= 0.
+        num_points: Midpoints on each arc, at least 1.
+    """
+
+    def __init__(self, noise: float = 0.1, num_points: int = 4096) -> None:
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}")
+        t = (torch.arange(num_points, dtype=torch.float64) + 0.5) * math.pi / num_points
+        upper = torch.stack([t.cos(), t.sin()], dim=1)
+        lower = torch.stack([1 - t.cos(), 0.5 - t.sin()], dim=1)
+        super().__init__(torch.cat([upper, lower]), stds=noise)

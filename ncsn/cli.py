@@ -58,6 +58,7 @@ class Trainer(pl.Trainer):
         datamodule: InMemoryDataModule | None = None,
         num_samples: PositiveInt = 100,
         batch_size: PositiveInt = 64,
+        label: int | None = None,
         ckpt_path: str | None = None,
         weights_only: bool | None = True,
     ) -> None:
@@ -72,19 +73,28 @@ class Trainer(pl.Trainer):
             num_samples: Number of samples to draw.
             batch_size: Samples that are drawn at a time, on each device; fewer if there are not
                 enough for all devices.
+            label: Class of all samples, −1 for any; by default, a class-conditional model takes
+                its classes in turn.
             ckpt_path: The checkpoint with the weights.
             weights_only: Accepted because the config of a fit has it; always True.
 
         Raises:
-            UserError: If there are fewer samples than processes.
+            UserError: If there are fewer samples than processes, or the model has no such class.
         """
+        num_classes = model.network.num_classes
+        if label is not None and not -1 <= label < num_classes:
+            raise UserError(f"--label {label}: the model has {num_classes} classes")
         if num_samples < self.world_size:
             raise UserError(
                 f"--num_samples {num_samples} cannot be shared among {self.world_size} processes"
             )
         # Lightning shares the batches out among ranks.
         batch_size = min(batch_size, math.ceil(num_samples / self.world_size))
-        batches: Any = torch.arange(num_samples).split(batch_size)
+        numbers = torch.arange(num_samples)
+        labels = (
+            numbers % max(num_classes, 1) if label is None else torch.full_like(numbers, label)
+        )
+        batches: Any = list(zip(numbers.split(batch_size), labels.split(batch_size), strict=True))
         super().predict(
             model,
             DataLoader(batches, batch_size=None),
@@ -108,14 +118,10 @@ class CLI(LightningCLI):
     """LightningCLI for the modules and the data of this project."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the model know the data, and the network the noise levels."""
-        for name in ("data_shape", "data_mean", "data_std"):
+        """Let the model know the data."""
+        for name in ("data_shape", "data_mean", "data_std", "data_diameter"):
             parser.link_arguments(
                 f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
-            )
-        for name in ("num_levels", "sigma_min", "sigma_max"):
-            parser.link_arguments(
-                f"model.init_args.{name}", f"model.init_args.network.init_args.{name}"
             )
 
     @staticmethod
@@ -156,13 +162,15 @@ class CLI(LightningCLI):
             raise UserError(f"--ckpt_path {ckpt_path} is not a file: give that of a checkpoint")
         if subcommand == "fit":
             return  # keeps the user's values
-        # Everything else takes the model from the checkpoint, and the sampler from the user.
-        sampler = self.config[subcommand]["model"]["init_args"]["sampler"]
+        # Everything else takes the model from the checkpoint, and from the user how to sample.
+        init_args = self.config[subcommand]["model"]["init_args"]
+        sampling = {name: init_args[name] for name in ("sampler", "guidance_scale")}
         try:
             super()._parse_ckpt_path()
         except Exception as error:  # whatever unpickling foreign bytes may raise
             raise UserError(f"--ckpt_path {ckpt_path} is not a checkpoint ({error!r})") from error
-        self.config[subcommand]["model"]["init_args"]["sampler"] = sampler
+        for name, value in sampling.items():
+            self.config[subcommand]["model"]["init_args"][name] = value
 
 
 def _raised_in(error: BaseException) -> str:

@@ -10,16 +10,16 @@ for Training Score-Based Generative Models" (NCSNv2, arXiv 2006.09011), whose te
 are here as :func:`largest_distance`, :func:`noise_level_ratio` and :func:`langevin_step_size`.
 
 Everything that draws noise takes a ``generator`` and leaves the global random state alone. Two
-kinds are understood: a :class:`torch.Generator`, and a :class:`SampleGenerator`, whose row ``i``
-depends on the seed and on ``i`` alone, so that sample number ``i`` is the same in any batch, on
-any number of processes.
+kinds are understood: a :class:`torch.Generator`, and a :class:`NoiseSource` such as
+:class:`SampleGenerator`, whose row ``i`` depends on the seed and on ``i`` alone, so that sample
+number ``i`` is the same in any batch, on any number of processes.
 """
 
 import math
 import os
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from torch import Tensor
 
 __all__ = [
     "Generator",
+    "InterpolatedGenerator",
+    "NoiseSource",
     "SampleGenerator",
     "ScoreFunction",
     "Stream",
@@ -209,6 +211,18 @@ def seeded_generator(
     return torch.Generator(device).manual_seed(int(seed))
 
 
+class NoiseSource(Protocol):
+    """What may be passed as ``generator`` beside torch's own."""
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        """Standard normal noise of the shape, dtype and device of ``x``."""
+        ...
+
+    def uniform_like(self, x: Tensor) -> Tensor:
+        """Noise uniform on [-1, 1] of the shape, dtype and device of ``x``."""
+        ...
+
+
 class SampleGenerator:
     """Noise for the samples ``start <= i < stop``, where row ``i`` depends on ``(seed, i)`` alone.
 
@@ -258,19 +272,54 @@ class SampleGenerator:
         return x.new_empty(len(self._generators) * self.BLOCK, *x.shape[1:])
 
 
-Generator: TypeAlias = torch.Generator | SampleGenerator | None
+class InterpolatedGenerator:
+    """Noise on the arc from that of one sample to that of another.
+
+    Row k is cos θ_k z_a + sin θ_k z_b, with θ_k from 0 to π/2: each row is standard normal, the
+    first and the last are those of the samples a and b. Any sampler that draws from it turns into
+    an interpolation between the two.
+
+    Source:
+        Song & Ermon 2020 (arXiv 2006.09011), appendix C.1.
+
+    Args:
+        seed: Seed of the samples, non-negative.
+        first: Number a of the first sample.
+        second: Number b of the last sample.
+        num: Number of rows.
+        device: Where the noise is drawn.
+    """
+
+    def __init__(
+        self, seed: int, first: int, second: int, num: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self._ends = [SampleGenerator(seed, i, i + 1, device) for i in (first, second)]
+        theta = torch.linspace(0, math.pi / 2, num, device=device)
+        self._cos, self._sin = theta.cos(), theta.sin()
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        """Standard normal noise of the shape of ``x``, whose rows are dependent."""
+        z_a, z_b = (end.normal_like(x[:1]) for end in self._ends)
+        return expand_as(self._cos, x) * z_a + expand_as(self._sin, x) * z_b
+
+    def uniform_like(self, x: Tensor) -> Tensor:
+        """Noise uniform on [-1, 1] of the shape of ``x``: 2Φ(z) − 1."""
+        return torch.erf(self.normal_like(x) / math.sqrt(2))
+
+
+Generator: TypeAlias = torch.Generator | NoiseSource | None
 """What may be passed as ``generator``; ``None`` draws from torch's global random state."""
 
 
 def normal_like(x: Tensor, generator: Generator = None) -> Tensor:
     """Standard normal noise of the shape, dtype and device of ``x``."""
-    if isinstance(generator, SampleGenerator):
-        return generator.normal_like(x)
-    return torch.empty_like(x).normal_(generator=generator)
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.empty_like(x).normal_(generator=generator)
+    return generator.normal_like(x)
 
 
 def uniform_like(x: Tensor, generator: Generator = None) -> Tensor:
     """Noise uniform on [-1, 1] of the shape, dtype and device of ``x``."""
-    if isinstance(generator, SampleGenerator):
-        return generator.uniform_like(x)
-    return torch.empty_like(x).uniform_(-1, 1, generator=generator)
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.empty_like(x).uniform_(-1, 1, generator=generator)
+    return generator.uniform_like(x)

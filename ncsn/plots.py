@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "by_class",
     "image_grid",
     "plot_annealing",
     "plot_losses",
@@ -50,6 +51,11 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
 def square_columns(num: int) -> int:
     """Number of columns that makes a grid of ``num`` images as square as it can be."""
     return max(1, round(num**0.5))
+
+
+def by_class(samples: Tensor, label: Tensor | None) -> Tensor:
+    """Samples in the order of their classes: a hundred of ten classes make a row of each."""
+    return samples if label is None else samples[label.argsort(stable=True)]
 
 
 def save_grid(images: Tensor, path: Path) -> None:

@@ -3,12 +3,17 @@ import torch
 from torch import nn
 
 from ncsn.modules import DSM, NCSN
-from ncsn.networks import MLP
-from ncsn.noise import Stream, seeded_generator
-from ncsn.sampling import Langevin
+from ncsn.networks import MLP, ConditionedResNet, ScoreNetwork, UNet
+from ncsn.noise import Stream, noise_level_ratio, seeded_generator
+from ncsn.objectives import (
+    denoising_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
+from ncsn.sampling import AnnealedLangevin, ConsistentAnnealedSampling, Langevin
 
 
-class Linear(nn.Linear):
+class Linear(nn.Linear, ScoreNetwork):
     """nn.Linear(2, 2) as a score network that ignores the noise level."""
 
     def forward(self, x, sigma):
@@ -88,9 +93,54 @@ def test_ranks_epochs_and_batches_have_their_own_noise(monkeypatch):
     assert len(set(seen.values())) == 8
 
 
+def test_auto_noise_levels_are_nscnv2s_techniques_1_and_2():
+    module = NCSN(
+        UNet(filters=8),
+        sigma_min=0.01,
+        sigma_max="auto",
+        num_levels="auto",
+        data_shape=(1, 28, 28),
+        data_diameter=33.75,
+        sampler=AnnealedLangevin(5, step_size="auto"),
+    )
+    ratio = module.noise_levels[0] / module.noise_levels[1]
+    assert module.noise_levels[0] == pytest.approx(33.75)
+    assert ratio == pytest.approx(noise_level_ratio(784), rel=1e-3)
+    assert module.chosen["sigma_max"] == 33.75
+    assert module.chosen["num_levels"] == len(module.noise_levels)
+    assert 0 < module.chosen["sampler.relative_step_size"] < 1
+
+
+def test_the_network_learns_the_ladder():
+    network = ConditionedResNet(filters=8, num_blocks=1)
+    NCSN(network, sigma_max=5.0, num_levels=17, data_shape=(1, 8, 8))
+    table = network.blocks[0].embedding
+    assert table.table.num_embeddings == 17
+    torch.testing.assert_close(table(torch.tensor([5.0])), table.table.weight[:1])
+
+
+@pytest.mark.parametrize("objective", [implicit_score_matching, sliced_score_matching])
+def test_other_objectives_train_and_estimate_the_same_loss(objective):
+    x, losses = torch.randn(20_000, 2), []
+    for each in (denoising_score_matching, objective):
+        module = DSM(Linear(2, 2), sigma=0.5, objective=each)
+        nn.init.constant_(module.network.weight, -0.3)
+        nn.init.zeros_(module.network.bias)
+        loss = module.loss(x, reduction="none").sum(1)
+        loss.mean().backward()
+        assert module.network.weight.grad.abs().sum() > 0
+        losses.append(loss.detach())
+    difference = losses[0].mean() - losses[1].mean()
+    assert abs(difference) < 5 * ((losses[0].var() + losses[1].var()) / 20_000).sqrt()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: NCSN(Linear(2, 2), sigma_max="auto"), "data_diameter"),
+        (lambda: NCSN(Linear(2, 2), num_levels="auto"), "give num_levels"),
+        (lambda: NCSN(Linear(2, 2), label_dropout=1.0), "label_dropout"),
+        (lambda: NCSN(Linear(2, 2), sampler=ConsistentAnnealedSampling(0.01)), "between"),
         (lambda: NCSN(Linear(2, 2), sigma_min=2.0, sigma_max=1.0), "sigma_min=2.0"),
         (lambda: NCSN(Linear(2, 2), num_levels=0), "num_levels"),
         (lambda: DSM(Linear(2, 2), sigma=-1.0), "sigma_max=-1.0"),

@@ -37,7 +37,7 @@ def test_two_noise_levels_give_different_outputs(network, shape):
 
 def test_table_gives_its_rows_on_the_ladder_and_interpolates_in_log_sigma_between():
     levels = geometric_noise_levels(5.0, 0.01, 6)
-    table = NoiseLevelTable(4, num_levels=6, sigma_min=0.01, sigma_max=5.0)
+    table = NoiseLevelTable(4, levels)
     rows = table.table.weight
     torch.testing.assert_close(table(levels), rows, rtol=1e-4, atol=1e-4)
     middle = (levels[:-1] * levels[1:]).sqrt()
@@ -47,7 +47,7 @@ def test_table_gives_its_rows_on_the_ladder_and_interpolates_in_log_sigma_betwee
 
 
 def test_table_of_one_level_has_one_row():
-    table = NoiseLevelTable(4, num_levels=1, sigma_min=0.1, sigma_max=0.1)
+    table = NoiseLevelTable(4, torch.tensor([0.1]))
     torch.testing.assert_close(table(torch.tensor([0.1, 3.0])), table.table.weight.expand(2, 4))
 
 

@@ -174,11 +174,15 @@ class ImageSamples(SamplePictures):
 
     def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
         """A grid of samples."""
-        generator = module.sample_generator(0, self.num_samples)
+        label = module.labels_of_samples(0, self.num_samples)
         samples = module.sample(
-            self.num_samples, sampler=module.preview_sampler, generator=generator
+            self.num_samples,
+            label,
+            sampler=module.preview_sampler,
+            generator=module.sample_generator(0, self.num_samples),
         )
-        self._write_grid(trainer, f"samples_step={trainer.global_step:07d}.png", samples)
+        name = f"samples_step={trainer.global_step:07d}.png"
+        self._write_grid(trainer, name, plots.by_class(samples, label))
 
     def draw_final(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
         """A grid of samples, the annealing level by level, and as an animation."""
@@ -194,10 +198,11 @@ class ImageSamples(SamplePictures):
             if step % frame_every == 0:
                 frames.append(x[:16])
 
+        label = module.labels_of_samples(0, self.num_samples)
         generator = module.sample_generator(0, self.num_samples)
-        samples = module.sample(self.num_samples, generator=generator, monitor=monitor)
+        samples = module.sample(self.num_samples, label, generator=generator, monitor=monitor)
         next(progress, None)  # ends the bar
-        self._write_grid(trainer, "samples.png", samples)
+        self._write_grid(trainer, "samples.png", plots.by_class(samples, label))
         rows = list(last_of_level.items())
         if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
             rows = [rows[i] for i in torch.linspace(0, len(rows) - 1, 12).round().int().tolist()]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from ncsn import plots
 
+if TYPE_CHECKING:
+    from ncsn.modules import ScoreModule
+
 __all__ = ["SampleWriter"]
 
 
@@ -21,7 +25,8 @@ class SampleWriter(BasePredictionWriter):
     """Gathers the samples of all ranks into ``samples.npz``, and draws the first of them.
 
     The archive holds ``samples``, in the order of their numbers: uint8 of shape
-    ``(n, channels, height, width)`` for images, float32 of shape ``(n, dim)`` for points.
+    ``(n, channels, height, width)`` for images, float32 of shape ``(n, dim)`` for points. Those
+    of a class-conditional model come with their ``labels``, shape ``(n,)``.
 
     Args:
         num_drawn: Number of samples in the picture ``samples.png``.
@@ -31,7 +36,7 @@ class SampleWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.num_drawn = num_drawn
         self.directory = Path()
-        self.batches: list[tuple[int, Tensor]] = []
+        self.batches: list[tuple[int, Tensor, Tensor]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Agree on the directory, which all ranks have to take part in."""
@@ -44,13 +49,14 @@ class SampleWriter(BasePredictionWriter):
         pl_module: pl.LightningModule,
         prediction: Tensor,
         batch_indices: Sequence[int] | None,
-        batch: Tensor,
+        batch: tuple[Tensor, Tensor],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         """Keep a batch of samples, images as uint8, in the memory of the host."""
         samples = plots.to_uint8(prediction) if prediction.ndim == 4 else prediction
-        self.batches.append((int(batch[0]), samples.cpu()))
+        numbers, labels = batch
+        self.batches.append((int(numbers[0]), samples.cpu(), labels.cpu()))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write each rank's part; when all are there, put them together on the first rank."""
@@ -61,20 +67,27 @@ class SampleWriter(BasePredictionWriter):
             return
         parts = [self._part(rank) for rank in range(trainer.world_size)]
         batches = chain.from_iterable(torch.load(part, weights_only=True) for part in parts)
-        samples = torch.cat([samples for _, samples in sorted(batches, key=itemgetter(0))])
-        np.savez_compressed(self.directory / "samples.npz", samples=samples.numpy())
+        _, of_samples, of_labels = zip(*sorted(batches, key=itemgetter(0)), strict=True)
+        samples = torch.cat(of_samples)
+        arrays, label = {"samples": samples.numpy()}, None
+        if cast("ScoreModule", pl_module).network.num_classes:
+            label = torch.cat(of_labels)
+            arrays["labels"] = label.numpy()
+        np.savez_compressed(self.directory / "samples.npz", allow_pickle=False, **arrays)
         for part in parts:
             part.unlink()
-        self._draw(samples, self.directory / "samples.png")
+        self._draw(samples, label, self.directory / "samples.png")
         rank_zero_info(f"{len(samples):,} samples are in {self.directory / 'samples.npz'}")
         rank_zero_info(f"The first of them are drawn in {self.directory / 'samples.png'}")
 
     def _part(self, rank: int) -> Path:
         return self.directory / f"samples-rank{rank}.pt"
 
-    def _draw(self, samples: Tensor, path: Path) -> None:
+    def _draw(self, samples: Tensor, label: Tensor | None, path: Path) -> None:
         if samples.ndim == 4:
-            plots.save_grid(samples[: self.num_drawn].float() / 127.5 - 1, path)
+            drawn = samples[: self.num_drawn].float() / 127.5 - 1
+            label = None if label is None else label[: self.num_drawn]
+            plots.save_grid(plots.by_class(drawn, label), path)
         elif samples.shape[1] == 2:
             title = f"samples ({len(samples):,} points)"
             plots.plot_samples(None, samples, title).savefig(path)

@@ -76,6 +76,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     def data_std(self) -> float:
         """Standard deviation over all values of the data, images in [-1, 1]."""
 
+    @property
+    @abstractmethod
+    def data_diameter(self) -> float:
+        """Largest distance between two examples, images in [-1, 1]: NCSNv2's choice of σ_max."""
+
     @abstractmethod
     def load_splits(self) -> dict[str, TensorBatches]:
         """The data sets ``"train"``, ``"val"`` and ``"test"``."""

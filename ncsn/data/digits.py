@@ -33,6 +33,7 @@ class DigitsDataModule(InMemoryDataModule):
     # Of all 1,797 images, so that the model does not change with the split.
     data_mean = -0.3894
     data_std = 0.7518
+    data_diameter = 9.627
 
     def load_splits(self) -> dict[str, TensorBatches]:
         """Images of shape ``(n, 1, 8, 8)``, uint8, and the digits as labels."""

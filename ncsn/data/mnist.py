@@ -58,6 +58,11 @@ class MNISTDataModule(InMemoryDataModule):
         """See :attr:`InMemoryDataModule.data_std`; resizing smooths the images a little."""
         return 0.6162 if self.image_size == 28 else 0.5786
 
+    @property
+    def data_diameter(self) -> float:
+        """See :attr:`InMemoryDataModule.data_diameter`."""
+        return 33.75 if self.image_size == 28 else 36.88
+
     def prepare_data(self) -> None:
         """Download what is missing, on one process, and verify every file.
 

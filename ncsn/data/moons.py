@@ -6,6 +6,7 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches, mean_and_std
+from ncsn.noise import largest_distance
 
 __all__ = ["MoonsDataModule"]
 
@@ -57,6 +58,11 @@ class MoonsDataModule(InMemoryDataModule):
     def data_std(self) -> float:
         """See :attr:`InMemoryDataModule.data_std`."""
         return self._mean_and_std[1]
+
+    @cached_property
+    def data_diameter(self) -> float:
+        """See :attr:`InMemoryDataModule.data_diameter`."""
+        return largest_distance(self.load_splits()["train"].data)
 
     @cached_property
     def _mean_and_std(self) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -17,9 +19,16 @@ from ncsn.errors import UserError
 from ncsn.metrics import MeanPerLevel
 from ncsn.networks import ScoreNetwork
 from ncsn.networks.preconditioning import Parametrisation, parametrised_score
-from ncsn.noise import Generator, SampleGenerator, Stream, global_seed, seeded_generator
+from ncsn.noise import (
+    Generator,
+    SampleGenerator,
+    ScoreFunction,
+    Stream,
+    global_seed,
+    seeded_generator,
+)
 from ncsn.objectives import Objective, denoising_score_matching
-from ncsn.sampling import Monitor, Sampler
+from ncsn.sampling import AnnealedLangevin, Monitor, Sampler, classifier_free_guidance
 
 __all__ = ["ScoreModule"]
 
@@ -52,12 +61,18 @@ class ScoreModule(pl.LightningModule, ABC):
         optimizer: Called with the parameters.
         lr_scheduler: Called with the optimizer; none keeps the learning rate constant.
         lr_scheduler_interval: Whether the scheduler steps after each epoch or after each step.
+        label_dropout: Share of the training examples whose class is hidden from a
+            class-conditional network, so that it also learns the score of all classes together.
+        guidance_scale: Weight w of the class in samples of a class-conditional network: 1 as it
+            is, above 1 more typical; see :mod:`ncsn.sampling.guidance`.
         ema_decay: Decay of the exponential moving average of the weights, which validation,
             sampling and checkpoints use; 0 turns it off. It starts smaller: see
             :func:`ncsn.callbacks.ema_update`.
         data_shape: Shape of one example. From the command line it is linked to the data's.
         data_mean: Mean of the data. From the command line it is linked to the data's.
         data_std: Standard deviation of the data. From the command line it is linked to the data's.
+        data_diameter: Largest distance between two examples, which some choices of noise levels
+            need. From the command line it is linked to the data's.
         preview_sampler: Draws the samples during training; by default, the sampler.
         preview_every_n_epochs: Epochs between two pictures of samples; 0 for none.
         num_preview_samples: Number of samples in a picture.
@@ -77,10 +92,13 @@ class ScoreModule(pl.LightningModule, ABC):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        label_dropout: float = 0.1,
+        guidance_scale: float = 1.0,
         ema_decay: float = 0.999,
         data_shape: tuple[int, ...] = (2,),
         data_mean: float = 0.0,
         data_std: PositiveFloat = 1.0,
+        data_diameter: PositiveFloat | None = None,
         preview_sampler: Sampler | None = None,
         preview_every_n_epochs: NonNegativeInt = 1,
         num_preview_samples: PositiveInt = 64,
@@ -88,6 +106,10 @@ class ScoreModule(pl.LightningModule, ABC):
         super().__init__()
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
+        if not 0 <= label_dropout < 1:
+            raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout}")
+        for visited in filter(None, (sampler, preview_sampler)):
+            visited.ladder(noise_levels)  # refuses what it cannot go down
         # A run from the command line stores its config, which is plain data, so that
         # load_from_checkpoint can rebuild the module; objects made in Python are not stored.
         with warnings.catch_warnings():
@@ -95,6 +117,7 @@ class ScoreModule(pl.LightningModule, ABC):
             self.save_hyperparameters(logger=False)
         if "_class_path" not in self.hparams:
             self.hparams.clear()
+        network.set_noise_levels(noise_levels)
         if len(data_shape) == 3:
             # Convolutions run faster this way.
             network = network.to(memory_format=torch.channels_last)
@@ -104,6 +127,7 @@ class ScoreModule(pl.LightningModule, ABC):
         self.parametrisation, self.objective = parametrisation, objective
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
+        self.label_dropout, self.guidance_scale = label_dropout, guidance_scale
         self.ema_decay = ema_decay
         self.data_shape = tuple(data_shape)
         # In the state dict: the weights are worth nothing with the moments of other data.
@@ -113,26 +137,32 @@ class ScoreModule(pl.LightningModule, ABC):
         self.preview_every_n_epochs = preview_every_n_epochs
         self.num_preview_samples = num_preview_samples
         self.val_loss = MeanPerLevel(len(noise_levels))
+        # What "auto" in the config came to.
+        self.chosen: dict[str, float] = {}
+        if isinstance(sampler, AnnealedLangevin) and sampler.step_size == "auto":
+            relative = sampler.relative_step_size(noise_levels.tolist())
+            self.chosen["sampler.relative_step_size"] = relative
 
     # ---- the model ---------------------------------------------------------------------------
 
-    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The score of the data noised at level sigma.
 
         Args:
             x: Noisy data, shape ``(batch, *data_shape)``.
             sigma: Noise level of each example, shape ``(batch,)``.
+            label: Class of each example, shape ``(batch,)``, −1 for any; by default, any.
 
         Returns:
             The score, of the shape of ``x``, float32.
         """
         return parametrised_score(
-            self.network, x, sigma, self.parametrisation, self.data_mean, self.data_std
+            self.network, x, sigma, self.parametrisation, self.data_mean, self.data_std, label
         )
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The same as :meth:`score`."""
-        return self.score(x, sigma)
+        return self.score(x, sigma, label)
 
     @abstractmethod
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
@@ -142,6 +172,7 @@ class ScoreModule(pl.LightningModule, ABC):
         self,
         x: Tensor,
         sigma: Tensor | None = None,
+        label: Tensor | None = None,
         *,
         reduction: Literal["none", "mean"] = "mean",
         generator: torch.Generator | None = None,
@@ -152,6 +183,7 @@ class ScoreModule(pl.LightningModule, ABC):
             x: Clean data, shape ``(batch, *data_shape)``.
             sigma: Noise level of each example, shape ``(batch,)``; drawn by
                 :meth:`sample_noise_levels` if not given.
+            label: Class of each example, shape ``(batch,)``, −1 for any; by default, any.
             reduction: ``"none"`` for the loss element by element; ``"mean"`` for the mean over
                 the batch of the sum over dimensions.
             generator: Source of the noise and of the levels.
@@ -161,13 +193,15 @@ class ScoreModule(pl.LightningModule, ABC):
         """
         if sigma is None:
             sigma = self.sample_noise_levels(len(x), generator)
-        loss = self.objective(self.score, x, sigma, reduction=reduction, generator=generator)
+        score = partial(self.score, label=label)
+        loss = self.objective(score, x, sigma, reduction=reduction, generator=generator)
         return loss / self.noise_levels[0] ** 2
 
     @torch.no_grad()
     def sample(
         self,
         num: int,
+        label: Tensor | None = None,
         *,
         sampler: Sampler | None = None,
         generator: Generator = None,
@@ -177,6 +211,7 @@ class ScoreModule(pl.LightningModule, ABC):
 
         Args:
             num: Number of samples.
+            label: Class of each sample, shape ``(num,)``, for class-conditional networks.
             sampler: The sampler; by default, the module's own.
             generator: Source of the noise.
             monitor: Called after each network evaluation.
@@ -187,13 +222,22 @@ class ScoreModule(pl.LightningModule, ABC):
         sampler = sampler or self.sampler
         empty = torch.empty(num, *self.data_shape, device=self.device)
         x = sampler.initial(empty, self.noise_levels, generator)
-        return sampler(self.score, x, self.noise_levels, generator, monitor)
+        score: ScoreFunction = self.score
+        if label is not None:
+            score = classifier_free_guidance(self.score, label, self.guidance_scale)
+        return sampler(score, x, self.noise_levels, generator, monitor)
+
+    def labels_of_samples(self, start: int, stop: int) -> Tensor | None:
+        """The classes of the samples ``start <= i < stop``: in turn, or none without classes."""
+        if not self.network.num_classes:
+            return None
+        return torch.arange(start, stop, device=self.device) % self.network.num_classes
 
     # ---- training and validation -------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss of a batch."""
-        x, _ = batch
+        x, label = batch
         generator = seeded_generator(
             Stream.TRAINING,
             global_seed(),
@@ -202,14 +246,22 @@ class ScoreModule(pl.LightningModule, ABC):
             batch_idx,
             device=x.device,
         )
-        loss = self.loss(x, generator=generator)
+        loss = self.loss(x, label=self._hide_some(label, generator), generator=generator)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
+    def _hide_some(self, label: Tensor, generator: torch.Generator) -> Tensor | None:
+        """The labels that a class-conditional network trains with."""
+        if not self.network.num_classes:
+            return None
+        hidden = torch.rand(label.shape, generator=generator, device=label.device)
+        return label.masked_fill(hidden < self.label_dropout, -1)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the loss at each noise level, with the same noise at every validation."""
-        x, _ = batch
+        x, label = batch
+        score = partial(self.score, label=label) if self.network.num_classes else self.score
         generator = seeded_generator(
             Stream.VALIDATION, self.global_rank, batch_idx, device=x.device
         )
@@ -217,7 +269,7 @@ class ScoreModule(pl.LightningModule, ABC):
         first = batch_idx * len(x)
         levels = torch.arange(first, first + len(x), device=x.device) % len(self.noise_levels)
         loss = denoising_score_matching(
-            self.score, x, self.noise_levels[levels], reduction="none", generator=generator
+            score, x, self.noise_levels[levels], reduction="none", generator=generator
         )
         self.val_loss.update(levels, loss.flatten(1).mean(dim=1))
 
@@ -243,10 +295,15 @@ class ScoreModule(pl.LightningModule, ABC):
         for sigma, loss in zip(self.noise_levels.tolist(), per_level, strict=True):
             self.log(f"{stage}/loss_per_dim/sigma={sigma:.4g}", loss)
 
-    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Draw the samples whose numbers are in ``batch``, a range ``start, ..., stop - 1``."""
-        start, stop = int(batch[0]), int(batch[-1]) + 1
-        return self.sample(stop - start, generator=self.sample_generator(start, stop))
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Draw samples: ``batch`` has their numbers ``start, ..., stop - 1`` and their classes."""
+        numbers, label = batch
+        start, stop = int(numbers[0]), int(numbers[-1]) + 1
+        return self.sample(
+            stop - start,
+            label if self.network.num_classes else None,
+            generator=self.sample_generator(start, stop),
+        )
 
     def sample_generator(self, start: int, stop: int) -> SampleGenerator:
         """The noise of the samples ``start <= i < stop``, the same in any batch on any rank."""
@@ -255,13 +312,26 @@ class ScoreModule(pl.LightningModule, ABC):
     # ---- Lightning's hooks -------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Try the network on the shape of the data, before anything is waited for.
+        """Say what was chosen, and try the network on the data before anything is waited for.
 
         Raises:
-            UserError: If the network does not take or does not return that shape.
+            UserError: If the network does not take or does not return the shape of the data, or
+                has fewer classes than the data.
         """
+        for name, value in self.chosen.items():
+            rank_zero_info(f"auto: model.{name} = {value:.4g}")
+        for logger in self.loggers:
+            logger.log_hyperparams(self.chosen)
         if stage != "fit":
             return  # the checkpoint's shape is compared below
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if self.network.num_classes and datamodule is not None:
+            num_classes = int(datamodule.splits["train"].labels.max()) + 1
+            if num_classes > self.network.num_classes:
+                raise UserError(
+                    f"the data has {num_classes} classes, but "
+                    f"model.network.num_classes={self.network.num_classes}"
+                )
         x = torch.zeros(1, *self.data_shape, device=self.device)
         try:
             with torch.no_grad():

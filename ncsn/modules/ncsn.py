@@ -1,6 +1,7 @@
 """Noise-conditional score networks: denoising score matching on a ladder of noise levels."""
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import PositiveFloat, PositiveInt
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ncsn.modules.base import ScoreModule
 from ncsn.networks import ScoreNetwork
-from ncsn.noise import geometric_noise_levels
+from ncsn.noise import geometric_noise_levels, noise_level_ratio
 from ncsn.sampling import AnnealedLangevin, DPMSolver, Sampler
 
 __all__ = ["NCSN"]
@@ -23,8 +24,13 @@ class NCSN(ScoreModule):
     Args:
         network: The network, called as ``network(x, sigma)``.
         sigma_min: Smallest noise level, in the units of the data.
-        sigma_max: Largest noise level.
-        num_levels: Number of noise levels T.
+        sigma_max: Largest noise level; ``auto`` for the largest distance between two examples
+            (NCSNv2, technique 1).
+        num_levels: Number of noise levels T; ``auto`` for as many as make their ratio that of
+            :func:`ncsn.noise.noise_level_ratio` (NCSNv2, technique 2).
+        data_shape: Shape of one example. From the command line it is linked to the data's.
+        data_diameter: Largest distance between two examples, for ``auto``. From the command line
+            it is linked to the data's.
         sampler: Draws the samples; by default, annealed Langevin dynamics with 100 steps a level.
         preview_sampler: Draws the samples during training; by default, DPM-Solver++ with 20
             network evaluations.
@@ -35,20 +41,34 @@ class NCSN(ScoreModule):
         self,
         network: ScoreNetwork,
         sigma_min: PositiveFloat = 0.01,
-        sigma_max: PositiveFloat = 1.0,
-        num_levels: PositiveInt = 10,
+        sigma_max: PositiveFloat | Literal["auto"] = 1.0,
+        num_levels: PositiveInt | Literal["auto"] = 10,
+        data_shape: tuple[int, ...] = (2,),
+        data_diameter: PositiveFloat | None = None,
         sampler: Sampler | None = None,
         preview_sampler: Sampler | None = None,
         **kwargs: Any,
     ) -> None:
+        chosen: dict[str, float] = {}
+        if sigma_max == "auto":
+            if data_diameter is None:
+                raise ValueError("sigma_max=auto needs data_diameter")
+            sigma_max = chosen["sigma_max"] = float(data_diameter)
+        if num_levels == "auto":
+            ratio = noise_level_ratio(math.prod(data_shape))
+            num_levels = 1 + round(math.log(sigma_max / sigma_min) / math.log(ratio))
+            chosen["num_levels"] = num_levels
         noise_levels = geometric_noise_levels(sigma_max, sigma_min, num_levels)
         super().__init__(
             network,
             noise_levels,
             sampler or AnnealedLangevin(),
+            data_shape=data_shape,
+            data_diameter=data_diameter,
             preview_sampler=preview_sampler or DPMSolver(num_steps=20),
             **kwargs,
         )
+        self.chosen |= chosen
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels drawn uniformly from the ladder."""

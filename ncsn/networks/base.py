@@ -1,4 +1,7 @@
-"""What every network of this project has in common: it is called as ``network(x, sigma)``."""
+"""What every network of this project has in common: it is called as ``network(x, sigma)``.
+
+A class-conditional network also takes ``network(x, sigma, label)``.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -12,11 +15,28 @@ class ScoreNetwork(nn.Module, ABC):
 
     What the output means (the score, the noise, a correction to a Gaussian score) is decided by
     :mod:`ncsn.networks.preconditioning`, not by the network.
+
+    Attributes:
+        num_classes: Number of classes of a class-conditional network; 0 if it takes no labels.
     """
+
+    num_classes: int = 0
+
+    def set_noise_levels(self, noise_levels: Tensor) -> None:
+        """Learn the ladder of noise levels, once, before anything else.
+
+        A network that has parameters for each level makes them here; others do nothing.
+
+        Args:
+            noise_levels: The ladder, shape ``(num_levels,)``, descending.
+        """
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Evaluate the network.
+
+        A class-conditional network takes a third argument ``label``, shape ``(batch,)``: classes,
+        or −1 for "any"; without it, all examples are of any class.
 
         Args:
             x: Noisy data, shape ``(batch, *event)``.

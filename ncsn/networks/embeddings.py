@@ -1,11 +1,11 @@
-"""Embeddings of the noise level."""
+"""Embeddings of the noise level and of the class."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NoiseLevelEmbedding", "NoiseLevelTable"]
+__all__ = ["ClassEmbedding", "NoiseLevelEmbedding", "NoiseLevelTable"]
 
 
 class NoiseLevelTable(nn.Module):
@@ -17,16 +17,16 @@ class NoiseLevelTable(nn.Module):
 
     Args:
         dim: Size of a vector.
-        num_levels: T >= 1.
-        sigma_min: Smallest level of the ladder.
-        sigma_max: Largest level of the ladder, which has row 0.
+        noise_levels: The ladder, shape ``(num_levels,)``, descending; its first level has row 0.
     """
 
-    def __init__(self, dim: int, num_levels: int, sigma_min: float, sigma_max: float) -> None:
+    def __init__(self, dim: int, noise_levels: Tensor) -> None:
         super().__init__()
-        self.table = nn.Embedding(num_levels, dim)
+        self.table = nn.Embedding(len(noise_levels), dim)
+        sigma_max, sigma_min = noise_levels[0].item(), noise_levels[-1].item()
+        span = max(math.log(sigma_max / sigma_min), 1e-12)
         self.log_sigma_max = math.log(sigma_max)
-        self.levels_per_log_sigma = (num_levels - 1) / max(math.log(sigma_max / sigma_min), 1e-12)
+        self.levels_per_log_sigma = (len(noise_levels) - 1) / span
 
     def forward(self, sigma: Tensor) -> Tensor:
         """Embed ``sigma`` of shape ``(batch,)``; returns ``(batch, dim)``."""
@@ -38,7 +38,7 @@ class NoiseLevelTable(nn.Module):
 
 
 class NoiseLevelEmbedding(nn.Module):
-    r"""Sines and cosines of :math:`\log \sigma`, followed by a small MLP.
+    """Sines and cosines of log σ, followed by a small MLP.
 
     The frequencies are fixed, in geometric progression from 1/8 to 8, so that the embedding is
     smooth over several decades of sigma and still tells neighbouring levels apart.
@@ -64,3 +64,21 @@ class NoiseLevelEmbedding(nn.Module):
         """Embed ``sigma`` of shape ``(batch,)``; returns ``(batch, dim)``."""
         angles = sigma.log()[:, None] * self.frequencies
         return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
+class ClassEmbedding(nn.Module):
+    """One learned vector for each class, and one for "any class"; all start as zero.
+
+    Args:
+        num_classes: Number of classes, at least 1.
+        dim: Size of a vector.
+    """
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_classes + 1, dim)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Embed ``label`` of shape ``(batch,)``, −1 for any class; returns ``(batch, dim)``."""
+        return self.table(label + 1)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ncsn.networks.base import ScoreNetwork
 from ncsn.networks.embeddings import NoiseLevelTable
+from ncsn.noise import geometric_noise_levels
 
 __all__ = ["ConditionedResNet"]
 
@@ -11,9 +12,9 @@ __all__ = ["ConditionedResNet"]
 class ConditionedBlock(nn.Module):
     """Residual block ``x + f(x + e(sigma))``, f = conv1x1, ReLU, conv3x3, ReLU, conv1x1."""
 
-    def __init__(self, filters: int, embedding: NoiseLevelTable) -> None:
+    def __init__(self, filters: int, noise_levels: Tensor) -> None:
         super().__init__()
-        self.embedding = embedding
+        self.embedding = NoiseLevelTable(filters, noise_levels)
         self.f = nn.Sequential(
             nn.Conv2d(filters, filters, kernel_size=1),
             nn.ReLU(inplace=True),
@@ -32,15 +33,14 @@ class ConditionedResNet(ScoreNetwork):
     """The conditioned ResNet: conv3x3 + ReLU, residual blocks, ReLU + conv3x3.
 
     Every block has its own table of learned embeddings, one for each noise level, broadcast over
-    space. The spatial size never changes, so any image size works.
+    space. The spatial size never changes, so any image size works. The tables are those of the
+    ladder from 1 to 0.01 with 10 levels until :meth:`set_noise_levels` is called, as the modules
+    do.
 
     Args:
         channels: Channels of the images.
         filters: Width of the network; the reference stays below 128.
         num_blocks: Number N of residual blocks; the reference stays below 8.
-        num_levels: Number of noise levels T. From the command line it is linked to the model's.
-        sigma_min: Smallest noise level. From the command line it is linked to the model's.
-        sigma_max: Largest noise level. From the command line it is linked to the model's.
     """
 
     def __init__(
@@ -48,9 +48,6 @@ class ConditionedResNet(ScoreNetwork):
         channels: int = 1,
         filters: int = 64,
         num_blocks: int = 7,
-        num_levels: int = 10,
-        sigma_min: float = 0.01,
-        sigma_max: float = 1.0,
     ) -> None:
         super().__init__()
         if min(channels, filters, num_blocks) < 1:
@@ -59,11 +56,16 @@ class ConditionedResNet(ScoreNetwork):
                 f"got {channels}, {filters} and {num_blocks}"
             )
         self.conv_in = nn.Conv2d(channels, filters, kernel_size=3, padding=1)
+        noise_levels = geometric_noise_levels(1.0, 0.01, 10)
         self.blocks = nn.ModuleList(
-            ConditionedBlock(filters, NoiseLevelTable(filters, num_levels, sigma_min, sigma_max))
-            for _ in range(num_blocks)
+            ConditionedBlock(filters, noise_levels) for _ in range(num_blocks)
         )
         self.conv_out = nn.Conv2d(filters, channels, kernel_size=3, padding=1)
+
+    def set_noise_levels(self, noise_levels: Tensor) -> None:
+        """Make new tables for a ladder; see :meth:`ScoreNetwork.set_noise_levels`."""
+        for block in self.blocks:
+            block.embedding = NoiseLevelTable(self.conv_in.out_channels, noise_levels)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """See :class:`ScoreNetwork`; ``x`` has shape ``(batch, channels, height, width)``."""

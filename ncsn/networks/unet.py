@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncsn.networks.base import ScoreNetwork
-from ncsn.networks.embeddings import NoiseLevelEmbedding
+from ncsn.networks.embeddings import ClassEmbedding, NoiseLevelEmbedding
 
 __all__ = ["UNet"]
 
@@ -59,6 +59,7 @@ class UNet(ScoreNetwork):
         num_blocks: Residual blocks at each resolution, on the way down and on the way up.
         patch_size: 1, or 2 to work at half resolution. The image's height and width must be
             multiples of it.
+        num_classes: Number of classes of a class-conditional network; 0 for one without labels.
 
     Raises:
         ValueError: If a value is outside its domain.
@@ -71,8 +72,11 @@ class UNet(ScoreNetwork):
         multipliers: tuple[int, ...] = (1, 2),
         num_blocks: int = 2,
         patch_size: int = 2,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, got {num_classes}")
         if min(channels, num_blocks, patch_size, len(multipliers), *multipliers) < 1:
             raise ValueError(
                 "UNet needs channels, num_blocks, patch_size and multipliers of at least 1, "
@@ -84,6 +88,9 @@ class UNet(ScoreNetwork):
         dim_embedding = 4 * filters
         self.patch_size = patch_size
         self.embedding = NoiseLevelEmbedding(dim_embedding)
+        self.num_classes = num_classes
+        if num_classes:
+            self.class_embedding = ClassEmbedding(num_classes, dim_embedding)
         self.conv_in = nn.Conv2d(channels * patch_size**2, widths[0], kernel_size=3, padding=1)
 
         self.down = nn.ModuleList()
@@ -109,9 +116,12 @@ class UNet(ScoreNetwork):
         self.conv_out = nn.Conv2d(width, channels * patch_size**2, kernel_size=3, padding=1)
         zero_(self.conv_out)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """See :class:`ScoreNetwork`; ``x`` has shape ``(batch, channels, height, width)``."""
         embedding = self.embedding(sigma)
+        if self.num_classes:
+            any_class = torch.full_like(sigma, -1, dtype=torch.long)
+            embedding = embedding + self.class_embedding(any_class if label is None else label)
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
         skips = [h]
         for layer in self.down:

@@ -2,6 +2,7 @@
 
 from ncsn.sampling.base import LadderSampler, Monitor, Sampler
 from ncsn.sampling.diffusion import Ancestral, PredictorCorrector
+from ncsn.sampling.guidance import classifier_free_guidance, inpaint
 from ncsn.sampling.langevin import AnnealedLangevin, ConsistentAnnealedSampling, Langevin
 from ncsn.sampling.ode import DPMSolver, Euler, Heun, log_density
 
@@ -17,5 +18,7 @@ __all__ = [
     "Monitor",
     "PredictorCorrector",
     "Sampler",
+    "classifier_free_guidance",
+    "inpaint",
     "log_density",
 ]

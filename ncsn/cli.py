@@ -162,14 +162,15 @@ class CLI(LightningCLI):
             raise UserError(f"--ckpt_path {ckpt_path} is not a file: give that of a checkpoint")
         if subcommand == "fit":
             return  # keeps the user's values
-        # Everything else takes the model from the checkpoint, and from the user how to sample.
+        # Everything else takes the model from the checkpoint, and from the user what to do with it.
         init_args = self.config[subcommand]["model"]["init_args"]
-        sampling = {name: init_args[name] for name in ("sampler", "guidance_scale")}
+        names = ("sampler", "guidance_scale", "num_likelihood_examples")
+        of_user = {name: init_args[name] for name in names if name in init_args}
         try:
             super()._parse_ckpt_path()
         except Exception as error:  # whatever unpickling foreign bytes may raise
             raise UserError(f"--ckpt_path {ckpt_path} is not a checkpoint ({error!r})") from error
-        for name, value in sampling.items():
+        for name, value in of_user.items():
             self.config[subcommand]["model"]["init_args"][name] = value
 
 

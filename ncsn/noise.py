@@ -192,6 +192,7 @@ class Stream(IntEnum):
     TRAINING = 1
     VALIDATION = 2
     SAMPLING = 3
+    TEST = 4
 
 
 def global_seed() -> int:

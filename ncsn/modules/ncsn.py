@@ -4,13 +4,22 @@ import math
 from typing import Any, Literal
 
 import torch
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
+from torchmetrics import MeanMetric
 
-from ncsn.modules.base import ScoreModule
+from ncsn.modules.base import Batch, ScoreModule
 from ncsn.networks import ScoreNetwork
-from ncsn.noise import geometric_noise_levels, noise_level_ratio
-from ncsn.sampling import AnnealedLangevin, DPMSolver, Sampler
+from ncsn.noise import (
+    Generator,
+    Stream,
+    geometric_noise_levels,
+    noise_level_ratio,
+    seeded_generator,
+    uniform_like,
+)
+from ncsn.sampling import AnnealedLangevin, DPMSolver, Sampler, log_density
+from ncsn.sampling.ode import LogDensity
 
 __all__ = ["NCSN"]
 
@@ -31,6 +40,9 @@ class NCSN(ScoreModule):
         data_shape: Shape of one example. From the command line it is linked to the data's.
         data_diameter: Largest distance between two examples, for ``auto``. From the command line
             it is linked to the data's.
+        num_likelihood_examples: Number of test examples whose log likelihood ``test`` computes, on
+            each device: exactly for points (``test/nll``, in nats), with Hutchinson's estimate
+            and dequantisation for images (``test/bits_per_dim``).
         sampler: Draws the samples; by default, annealed Langevin dynamics with 100 steps a level.
         preview_sampler: Draws the samples during training; by default, DPM-Solver++ with 20
             network evaluations.
@@ -43,6 +55,7 @@ class NCSN(ScoreModule):
         sigma_min: PositiveFloat = 0.01,
         sigma_max: PositiveFloat | Literal["auto"] = 1.0,
         num_levels: PositiveInt | Literal["auto"] = 10,
+        num_likelihood_examples: NonNegativeInt = 1000,
         data_shape: tuple[int, ...] = (2,),
         data_diameter: PositiveFloat | None = None,
         sampler: Sampler | None = None,
@@ -69,6 +82,10 @@ class NCSN(ScoreModule):
             **kwargs,
         )
         self.chosen |= chosen
+        self.num_likelihood_examples = num_likelihood_examples
+        # Of the negative log likelihood in nats: its mean, and that of its square.
+        self.nll, self.nll_squared = MeanMetric(), MeanMetric()
+        self.nll_error = MeanMetric()
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels drawn uniformly from the ladder."""
@@ -76,3 +93,69 @@ class NCSN(ScoreModule):
             len(self.noise_levels), (num,), generator=generator, device=self.noise_levels.device
         )
         return self.noise_levels[levels]
+
+    def log_likelihood(
+        self, x: Tensor, num_steps: int = 32, generator: Generator = None
+    ) -> LogDensity:
+        """The log density of data under the model, along the probability flow, in nats.
+
+        It is the density at the smallest noise level. The divergence is exact for points, and
+        Hutchinson's estimate with one probe for images.
+
+        Args:
+            x: Data, shape ``(batch, *data_shape)``.
+            num_steps: Steps of the solver, four network evaluations each, and half as many again
+                for the estimate of the error.
+            generator: Source of the probes.
+        """
+        sigma_max, sigma_min = self.noise_levels[0].item(), self.noise_levels[-1].item()
+        return log_density(
+            self.score,
+            x,
+            sigma_max,
+            sigma_min,
+            num_steps,
+            exact_divergence=len(self.data_shape) == 1,
+            prior_mean=self.data_mean,
+            prior_std=self.data_std.item(),
+            generator=generator,
+        )
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the likelihoods of an earlier test."""
+        for metric in (self.nll, self.nll_squared, self.nll_error):
+            metric.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss at each noise level, and the log likelihood of the first examples."""
+        super().test_step(batch, batch_idx)
+        x, _ = batch
+        x = x[: max(0, self.num_likelihood_examples - batch_idx * len(x))]
+        if not len(x):
+            return
+        generator = seeded_generator(Stream.TEST, self.global_rank, batch_idx, device=x.device)
+        if len(self.data_shape) == 3:
+            # Uniform dequantisation: a grey value stands for an interval of width 1 / 127.5.
+            x = x + uniform_like(x, generator) / 255
+        value, error = self.log_likelihood(x, generator=generator)
+        self.nll.update(-value)
+        self.nll_squared.update(value.square())
+        self.nll_error.update(error)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the losses, and the likelihood with its standard error and the solver's error."""
+        super().on_test_epoch_end()
+        if not self.num_likelihood_examples:
+            return
+        mean, error = self.nll.compute(), self.nll_error.compute()
+        num = self.nll.weight.sum()
+        standard_error = ((self.nll_squared.compute() - mean.square()).clamp(min=0) / num).sqrt()
+        if len(self.data_shape) == 1:
+            name = "nll"
+        else:
+            name, nats = "bits_per_dim", math.log(2) * math.prod(self.data_shape)
+            mean = mean / nats + math.log2(127.5)
+            standard_error, error = standard_error / nats, error / nats
+        self.log(f"test/{name}", mean)
+        self.log(f"test/{name}_standard_error", standard_error)
+        self.log(f"test/{name}_solver_error", error)

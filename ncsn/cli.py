@@ -162,7 +162,7 @@ class CLI(LightningCLI):
             raise UserError(f"--ckpt_path {ckpt_path} is not a file: give that of a checkpoint")
         if subcommand == "fit":
             return  # keeps the user's values
-        # Everything else takes the model from the checkpoint, and from the user what to do with it.
+        # All else takes the model from the checkpoint, and from the user what to do with it.
         init_args = self.config[subcommand]["model"]["init_args"]
         names = ("sampler", "guidance_scale", "num_likelihood_examples")
         of_user = {name: init_args[name] for name in names if name in init_args}

@@ -11,10 +11,10 @@ Weights = list[Tensor]
 
 
 def ema_update(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
-    r"""The update of an exponential moving average, for Lightning's ``WeightAveraging``.
+    """The update of an exponential moving average, for Lightning's ``WeightAveraging``.
 
-    After n updates the decay is :math:`\min(\text{decay}, (1 + n) / (10 + n))`, so that the first
-    random weights are soon forgotten and early validations and pictures mean something.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first random weights
+    are soon forgotten and early validations and pictures mean something.
 
     Source:
         The warm-up of TensorFlow's ``ExponentialMovingAverage``, argument ``num_updates``.

@@ -36,12 +36,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class ScoreModule(pl.LightningModule, ABC):
-    r"""A score network trained by score matching, and the samplers that use it.
+    """A score network trained by score matching, and the samplers that use it.
 
-    The loss of a batch is, by default,
+    The loss of a batch is, by default::
 
-    .. math:: \mathbb E\, \frac{\sigma^2}{\sigma_{\max}^2}
-              \|s_\theta(x + \sigma z, \sigma) + z / \sigma\|^2,
+        E (σ² / σ_max²) ‖s(x + σz, σ) + z/σ‖²,
 
     the mean over the batch of the sum over dimensions, with one noise level drawn for each
     example. A subclass says which noise levels there are.
@@ -177,7 +176,7 @@ class ScoreModule(pl.LightningModule, ABC):
         reduction: Literal["none", "mean"] = "mean",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        r"""The weighted loss :math:`\sigma^2/\sigma_{\max}^2 \|s_\theta + z/\sigma\|^2`.
+        """The weighted loss, by default (σ² / σ_max²) ‖s + z/σ‖².
 
         Args:
             x: Clean data, shape ``(batch, *data_shape)``.

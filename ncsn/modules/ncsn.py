@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import CatMetric
 
 from ncsn.modules.base import Batch, ScoreModule
 from ncsn.networks import ScoreNetwork
@@ -83,9 +83,8 @@ class NCSN(ScoreModule):
         )
         self.chosen |= chosen
         self.num_likelihood_examples = num_likelihood_examples
-        # Of the negative log likelihood in nats: its mean, and that of its square.
-        self.nll, self.nll_squared = MeanMetric(), MeanMetric()
-        self.nll_error = MeanMetric()
+        # The negative log likelihood of each test example, in nats, and the solver's error of it.
+        self.nll, self.nll_error = CatMetric(), CatMetric()
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels drawn uniformly from the ladder."""
@@ -123,8 +122,8 @@ class NCSN(ScoreModule):
 
     def on_test_epoch_start(self) -> None:
         """Forget the likelihoods of an earlier test."""
-        for metric in (self.nll, self.nll_squared, self.nll_error):
-            metric.reset()
+        self.nll.reset()
+        self.nll_error.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss at each noise level, and the log likelihood of the first examples."""
@@ -139,7 +138,6 @@ class NCSN(ScoreModule):
             x = x + uniform_like(x, generator) / 255
         value, error = self.log_likelihood(x, generator=generator)
         self.nll.update(-value)
-        self.nll_squared.update(value.square())
         self.nll_error.update(error)
 
     def on_test_epoch_end(self) -> None:
@@ -147,9 +145,8 @@ class NCSN(ScoreModule):
         super().on_test_epoch_end()
         if not self.num_likelihood_examples:
             return
-        mean, error = self.nll.compute(), self.nll_error.compute()
-        num = self.nll.weight.sum()
-        standard_error = ((self.nll_squared.compute() - mean.square()).clamp(min=0) / num).sqrt()
+        nll, error = self.nll.compute().view(-1), self.nll_error.compute().mean()
+        mean, standard_error = nll.mean(), nll.std() / math.sqrt(len(nll))
         if len(self.data_shape) == 1:
             name = "nll"
         else:

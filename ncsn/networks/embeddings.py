@@ -67,7 +67,7 @@ class NoiseLevelEmbedding(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """One learned vector for each class, and one for "any class"; all start as zero.
+    """One learned vector for each class, and one for "any class".
 
     Args:
         num_classes: Number of classes, at least 1.
@@ -77,7 +77,6 @@ class ClassEmbedding(nn.Module):
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
         self.table = nn.Embedding(num_classes + 1, dim)
-        nn.init.zeros_(self.table.weight)
 
     def forward(self, label: Tensor) -> Tensor:
         """Embed ``label`` of shape ``(batch,)``, −1 for any class; returns ``(batch, dim)``."""

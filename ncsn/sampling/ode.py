@@ -195,10 +195,10 @@ def log_density(
         variance = math.exp(2 * log_sigma)
         sigma = x.new_full((len(x),), math.exp(log_sigma))
         s, divergence = score_and_divergence(score, x, sigma, v)
-        return -variance * s, -variance * divergence.flatten(1).sum(1, dtype=torch.float64)
+        return -variance * s, -variance * divergence.flatten(1).sum(1)
 
     def solve(x: Tensor, num_steps: int) -> Tensor:
-        change = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        change = x.new_zeros(len(x))
         grid = geometric_noise_levels(sigma_max, sigma_min, num_steps + 1).log().flip(0).tolist()
         for low, high in pairwise(grid):
             h = high - low
@@ -209,7 +209,7 @@ def log_density(
             x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
             change = change + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
         prior_variance = prior_std**2 + sigma_max**2
-        y = (x.double() - prior_mean).flatten(1)
+        y = (x - prior_mean).flatten(1)
         log_prior = -0.5 * (y.square() / prior_variance + math.log(2 * math.pi * prior_variance))
         return log_prior.sum(1) + change
 

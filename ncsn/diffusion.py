@@ -156,7 +156,7 @@ class GaussianDiffusion:
         return IsotropicGaussian(alpha * x_0, sigma**2)
 
     def transition(self, x_s: Tensor, s: Tensor, t: Tensor) -> IsotropicGaussian:
-        """q(x_t | x_s) for s <= t (Kingma et al. 2021, equations 20 and 21).
+        """q(x_t | x_s) for s <= t (Kingma et al. 2021, appendix A).
 
         Args:
             x_s: States at the times ``s``, shape ``(batch, *event)``.
@@ -168,7 +168,7 @@ class GaussianDiffusion:
         return IsotropicGaussian(mean, expand_as(b_squared, x_s).to(x_s.dtype))
 
     def posterior(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> IsotropicGaussian:
-        """q(x_s | x_t, x_0) for s < t (Kingma et al. 2021, equations 25 and 26).
+        """q(x_s | x_t, x_0) for s < t (Kingma et al. 2021, appendix A).
 
         Args:
             x_t: States at the times ``t``, shape ``(batch, *event)``.

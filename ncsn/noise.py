@@ -281,7 +281,7 @@ class InterpolatedGenerator:
     an interpolation between the two.
 
     Source:
-        Song & Ermon 2020 (arXiv 2006.09011), appendix C.1.
+        Song & Ermon 2020 (arXiv 2006.09011), the interpolations of its appendix.
 
     Args:
         seed: Seed of the samples, non-negative.

@@ -58,7 +58,7 @@ def test_ratio_of_the_levels_is_that_of_the_paper():
 
 @pytest.mark.parametrize(
     ("sigma_max", "num_levels", "epsilon"),
-    [(50.0, 232, 6.2e-6), (90.0, 500, 3.3e-6)],  # CIFAR-10 and CelebA in appendix B.4
+    [(50.0, 232, 6.2e-6), (90.0, 500, 3.3e-6)],  # the settings for CIFAR-10 and CelebA
 )
 def test_langevin_step_size_is_that_of_the_paper(sigma_max, num_levels, epsilon):
     levels = geometric_noise_levels(sigma_max, 0.01, num_levels).tolist()

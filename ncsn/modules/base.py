@@ -138,9 +138,10 @@ class ScoreModule(pl.LightningModule, ABC):
         self.val_loss = MeanPerLevel(len(noise_levels))
         # What "auto" in the config came to.
         self.chosen: dict[str, float] = {}
-        if isinstance(sampler, AnnealedLangevin) and sampler.step_size == "auto":
-            relative = sampler.relative_step_size(noise_levels.tolist())
-            self.chosen["sampler.relative_step_size"] = relative
+        for name, each in (("sampler", sampler), ("preview_sampler", preview_sampler)):
+            if isinstance(each, AnnealedLangevin) and each.step_size == "auto":
+                relative = each.relative_step_size(noise_levels.tolist())
+                self.chosen[f"{name}.relative_step_size"] = relative
 
     # ---- the model ---------------------------------------------------------------------------
 

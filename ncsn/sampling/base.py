@@ -6,8 +6,7 @@ last state by the mean of the clean data that it may come from::
     E[x_0 | x] = x + σ_min² s(x, σ_min).
 
 It removes the noise of level σ_min that would otherwise stay in the samples, and matters more
-than it seems to (Robbins 1956; Efron 2011; Jolicoeur-Martineau et al. 2020, arXiv 2009.05475,
-section 3.1).
+than it seems to (Robbins 1956; Efron 2011; Jolicoeur-Martineau et al. 2020, arXiv 2009.05475).
 """
 
 from abc import ABC, abstractmethod

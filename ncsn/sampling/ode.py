@@ -161,7 +161,7 @@ def log_density(
     steps and, for the error, on one of half as many.
 
     Source:
-        Song et al. 2021 (arXiv 2011.13456), equations 39 and 40.
+        Song et al. 2021 (arXiv 2011.13456), appendix D.2.
 
     Args:
         score: The score function, differentiable.

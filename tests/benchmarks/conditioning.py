@@ -48,8 +48,8 @@ def draw_conditioning(
     mask = torch.ones(28, 28, dtype=torch.bool)
     mask[:, 14:] = False
     panels = {"test images": known, "known": torch.where(mask, known, 0.0)}
-    for num_resamples in (1, 10):
-        panels[f"{num_resamples} sampling(s) of each step"] = inpaint(
+    for name, num_resamples in {"replacement": 1, "each step taken 10 times": 10}.items():
+        panels[name] = inpaint(
             module.score, known, mask, levels, num_resamples, SampleGenerator(0, 0, 10)
         )
     save(panels, output / "inpainting.png", columns=10, vertical=True)

@@ -8,10 +8,10 @@ implicit classifier, which can be given more weight than it has::
 
 w = 1 samples the class as it is, w > 1 its most typical members, w = 0 ignores the label.
 
-*Inpainting* by replacement (Song & Ermon 2019, arXiv 1907.05600): at each noise level the known pixels
-are set to their values, noised to that level. The unknown ones then follow known ones that never
-looked at them; *resampling* (Lugmayr et al. 2022) goes back up and down a few times at each level,
-so that both have time to agree.
+*Inpainting* by replacement (Song & Ermon 2019, arXiv 1907.05600): at each noise level the known
+pixels are set to their values, noised to that level. The unknown ones then follow known ones that
+never looked at them; *resampling* (Lugmayr et al. 2022) goes back up and down a few times at each
+level, so that both have time to agree.
 """
 
 import math

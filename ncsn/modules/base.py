@@ -193,7 +193,7 @@ class ScoreModule(pl.LightningModule, ABC):
         """
         if sigma is None:
             sigma = self.sample_noise_levels(len(x), generator)
-        score = partial(self.score, label=label)
+        score = self.score if label is None else partial(self.score, label=label)
         loss = self.objective(score, x, sigma, reduction=reduction, generator=generator)
         return loss / self.noise_levels[0] ** 2
 

@@ -320,7 +320,7 @@ class ScoreModule(pl.LightningModule, ABC):
         """
         for name, value in self.chosen.items():
             rank_zero_info(f"auto: model.{name} = {value:.4g}")
-        for logger in self.loggers:
+        for logger in self.loggers if self.chosen else []:
             logger.log_hyperparams(self.chosen)
         if stage != "fit":
             return  # the checkpoint's shape is compared below

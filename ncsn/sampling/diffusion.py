@@ -56,7 +56,8 @@ class PredictorCorrector(LadderSampler):
 
     The corrector chooses its step size for each sample by the ratio r of the norms of signal and
     noise, ε = 2 (r ‖z‖ / ‖s‖)². (The authors' code takes the mean of the norms over the batch;
-    here a sample does not depend on the batch that it is in.)
+    here a sample does not depend on the batch that it is in. The corrector is for images: in few
+    dimensions ‖s‖ comes near zero, and the step becomes too large.)
 
     Source:
         Song et al. 2021 (arXiv 2011.13456), algorithms 2 and 4.

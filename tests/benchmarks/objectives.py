@@ -55,7 +55,7 @@ def compare_objectives(max_epochs: int = 100, num_points: int = 20_000) -> None:
     sys.argv[1:] = []  # LightningCLI warns of two sets of arguments
     moons, generator = TwoMoons(num_points=512), torch.Generator().manual_seed(0)
     clean = moons.sample(num_points, generator).float()
-    rows = ["| objective | loss | excess Fisher divergence | seconds |", "|---|---|---|---|"]
+    rows = ["| objective | loss | excess Fisher divergence · 2σ² | seconds |", "|---|---|---|---|"]
     for name, objective in OBJECTIVES.items():
         with tempfile.TemporaryDirectory() as directory:
             start = time.perf_counter()

@@ -171,8 +171,9 @@ class CLI(LightningCLI):
         except Exception as error:  # whatever unpickling foreign bytes may raise
             raise UserError(f"--ckpt_path {ckpt_path} is not a checkpoint ({error!r})") from error
         init_args = self.config[subcommand]["model"]["init_args"]
-        for name in of_user.keys() & init_args.keys():  # the checkpoint may be of another class
-            init_args[name] = of_user[name]
+        for name, value in of_user.items():
+            if name in init_args:  # the checkpoint may be of another class
+                init_args[name] = value
 
 
 def _raised_in(error: BaseException) -> str:

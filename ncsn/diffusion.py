@@ -128,8 +128,8 @@ class GaussianDiffusion:
             valid = valid & values.isfinite()
             if not valid.all():
                 t, value = times[~valid][0].item(), values[~valid][0].item()
-                raise ValueError(f"{name} must be positive and finite, got {value} at time {t:g}")
-        rises = self.log_snr(times).diff() >= 0
+                raise ValueError(f"{name} is out of its domain, got {value} at time {t:g}")
+        rises = ~(self.log_snr(times).diff() < 0)
         if rises.any():
             t = times[1:][rises][0].item()
             raise ValueError(f"the signal-to-noise ratio must decrease, but not so at time {t:g}")

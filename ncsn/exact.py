@@ -130,7 +130,7 @@ class GaussianMixture(ExactScore):
             raise ValueError(f"means must have shape (components, *event), got {means.shape}")
         self.event_shape = means.shape[1:]
         num = len(means)
-        widths = torch.as_tensor(stds, dtype=means.dtype).expand(num)
+        widths = torch.as_tensor(stds, dtype=means.dtype).expand(num).clone()
         shares = means.new_ones(num) if weights is None else torch.as_tensor(weights)
         if (widths < 0).any():
             raise ValueError(f"stds must be at least 0, got {widths.min().item()}")

@@ -304,8 +304,10 @@ class InterpolatedGenerator:
         return expand_as(self._cos, x) * z_a + expand_as(self._sin, x) * z_b
 
     def uniform_like(self, x: Tensor) -> Tensor:
-        """Noise uniform on [-1, 1] of the shape of ``x``: 2Φ(z) − 1."""
-        return torch.erf(self.normal_like(x) / math.sqrt(2))
+        """Noise uniform on [-1, 1] of the shape of ``x``: on the arc between the normal scores."""
+        limit = 1 - 1e-6  # beyond, the normal score is infinite in float32
+        y_a, y_b = (end.uniform_like(x[:1]).clamp(-limit, limit).erfinv() for end in self._ends)
+        return torch.erf(expand_as(self._cos, x) * y_a + expand_as(self._sin, x) * y_b)
 
 
 Generator: TypeAlias = torch.Generator | NoiseSource | None

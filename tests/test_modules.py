@@ -96,7 +96,7 @@ def test_ranks_epochs_and_batches_have_their_own_noise(monkeypatch):
     assert len(set(seen.values())) == 8
 
 
-def test_auto_noise_levels_are_nscnv2s_techniques_1_and_2():
+def test_auto_noise_levels_are_ncsnv2s_techniques_1_and_2():
     module = NCSN(
         UNet(filters=8),
         sigma_min=0.01,

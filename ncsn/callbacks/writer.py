@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -69,11 +69,12 @@ class SampleWriter(BasePredictionWriter):
         batches = chain.from_iterable(torch.load(part, weights_only=True) for part in parts)
         _, of_samples, of_labels = zip(*sorted(batches, key=itemgetter(0)), strict=True)
         samples = torch.cat(of_samples)
-        arrays, label = {"samples": samples.numpy()}, None
+        arrays: dict[str, Any] = {"samples": samples.numpy()}
+        label = None
         if cast("ScoreModule", pl_module).network.num_classes:
             label = torch.cat(of_labels)
             arrays["labels"] = label.numpy()
-        np.savez_compressed(self.directory / "samples.npz", allow_pickle=False, **arrays)
+        np.savez_compressed(self.directory / "samples.npz", **arrays)
         for part in parts:
             part.unlink()
         self._draw(samples, label, self.directory / "samples.png")

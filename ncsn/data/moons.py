@@ -62,7 +62,12 @@ class MoonsDataModule(InMemoryDataModule):
     @cached_property
     def data_diameter(self) -> float:
         """See :attr:`InMemoryDataModule.data_diameter`."""
-        return largest_distance(self.load_splits()["train"].data)
+        from scipy.spatial import ConvexHull
+
+        points = self.load_splits()["train"].data
+        if len(points) < 3:
+            return largest_distance(points)
+        return largest_distance(points[ConvexHull(points.numpy()).vertices])
 
     @cached_property
     def _mean_and_std(self) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -97,7 +97,7 @@ class ScoreModule(pl.LightningModule, ABC):
         data_shape: tuple[int, ...] = (2,),
         data_mean: float = 0.0,
         data_std: PositiveFloat = 1.0,
-        data_diameter: PositiveFloat | None = None,
+        data_diameter: NonNegativeFloat | None = None,
         preview_sampler: Sampler | None = None,
         preview_every_n_epochs: NonNegativeInt = 1,
         num_preview_samples: PositiveInt = 64,

@@ -4,7 +4,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torchmetrics import CatMetric
 
@@ -57,7 +57,7 @@ class NCSN(ScoreModule):
         num_levels: PositiveInt | Literal["auto"] = 10,
         num_likelihood_examples: NonNegativeInt = 1000,
         data_shape: tuple[int, ...] = (2,),
-        data_diameter: PositiveFloat | None = None,
+        data_diameter: NonNegativeFloat | None = None,
         sampler: Sampler | None = None,
         preview_sampler: Sampler | None = None,
         **kwargs: Any,
@@ -84,7 +84,9 @@ class NCSN(ScoreModule):
         self.chosen |= chosen
         self.num_likelihood_examples = num_likelihood_examples
         # The negative log likelihood of each test example, in nats, and the solver's error of it.
-        self.nll, self.nll_error = CatMetric(), CatMetric()
+        # A NaN stays, and shows.
+        self.nll = CatMetric(nan_strategy="disable")
+        self.nll_error = CatMetric(nan_strategy="disable")
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels drawn uniformly from the ladder."""
@@ -124,14 +126,16 @@ class NCSN(ScoreModule):
         """Forget the likelihoods of an earlier test."""
         self.nll.reset()
         self.nll_error.reset()
+        self.num_likelihoods = 0
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss at each noise level, and the log likelihood of the first examples."""
         super().test_step(batch, batch_idx)
         x, _ = batch
-        x = x[: max(0, self.num_likelihood_examples - batch_idx * len(x))]
+        x = x[: self.num_likelihood_examples - self.num_likelihoods]
         if not len(x):
             return
+        self.num_likelihoods += len(x)
         generator = seeded_generator(Stream.TEST, self.global_rank, batch_idx, device=x.device)
         if len(self.data_shape) == 3:
             # Uniform dequantisation: a grey value stands for an interval of width 1 / 127.5.

@@ -73,7 +73,7 @@ def inpaint(
 
     Args:
         score: The score function.
-        known: Data, shape ``(batch, *event)``; what is under the mask does not matter.
+        known: Data, shape ``(batch, *event)``; what is not known does not matter.
         mask: 1 (or True) where the data is known, 0 where not; broadcasts over ``known``.
         noise_levels: The ladder, shape ``(num_levels,)``, descending.
         num_resamples: How often each step is taken, at least 1; 1 is plain replacement.
@@ -88,7 +88,7 @@ def inpaint(
     """
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
-    mask = mask.to(known.dtype)
+    mask = mask.bool()
     sigmas = noise_levels.tolist()
     x = sigmas[0] * normal_like(known, generator)
     for sigma_t, sigma_s in pairwise([*sigmas, 0.0]):
@@ -99,7 +99,7 @@ def inpaint(
             denoised = x + sigma_t**2 * score(x, x.new_full((len(x),), sigma_t))
             z = normal_like(x, generator)
             unknown = g**2 * x + (1 - g**2) * denoised + sigma_s * math.sqrt(1 - g**2) * z
-            x = torch.lerp(unknown, known + sigma_s * normal_like(x, generator), mask)
+            x = torch.where(mask, known + sigma_s * normal_like(x, generator), unknown)
             if monitor:
                 monitor(sigma_s, x)
     return x

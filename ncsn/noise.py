@@ -154,10 +154,15 @@ def langevin_step_size(noise_levels: Sequence[float], steps_per_level: int) -> f
 
     Returns:
         a in (0, 1): 0.062 for 232 levels from 50 to 0.01 and 5 steps (CIFAR-10).
+
+    Raises:
+        ValueError: If there is only one noise level.
     """
+    if len(noise_levels) < 2:
+        raise ValueError("NCSNv2's technique 4 needs two noise levels: give step_size as a number")
     from scipy.optimize import minimize_scalar
 
-    gamma = (noise_levels[0] / noise_levels[-1]) ** (1 / max(len(noise_levels) - 1, 1))
+    gamma = (noise_levels[0] / noise_levels[-1]) ** (1 / (len(noise_levels) - 1))
 
     def relative_variance(a: float) -> float:
         limit = 2 / (2 - a)

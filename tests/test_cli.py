@@ -123,6 +123,22 @@ def test_a_checkpoint_of_other_data_is_refused(cli, capsys):
     assert "(2,)" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_a_ladder_that_auto_took_from_other_data_is_refused(cli, capsys):
+    config = (
+        "--config",
+        CONFIGS / "moons_ncsn.yaml",
+        *SMOKE,
+        "--model.num_likelihood_examples",
+        2,
+    )
+    assert cli("fit", *config) == 0
+    checkpoint = "lightning_logs/moons_ncsn/version_0/checkpoints/last.ckpt"
+    assert cli("test", *config, "--ckpt_path", checkpoint) == 0
+    other = ("--data.num_points", 300, "--data.seed", 3)
+    assert cli("test", *config, *other, "--ckpt_path", checkpoint) == 1
+    assert "sigma_max=auto=3.504" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_resumed_training_goes_on_where_it_stopped(cli):
     assert cli("fit", *MOONS) == 0
     args = ["--ckpt_path", RUN / "checkpoints/last.ckpt", "--trainer.max_epochs", 2]
@@ -139,6 +155,10 @@ def test_resumed_training_goes_on_where_it_stopped(cli):
 
 
 MISTAKES = {
+    "a ladder's sampler on one level": (
+        ["fit", *MOONS, "--model.sampler", "Heun"],
+        "use Langevin",
+    ),
     "negative sigma": (["fit", *MOONS, "--model.sigma", "-1"], "-1 does not conform"),
     "not a number": (["fit", *MOONS, "--model.sigma", "a"], "'a'"),
     "no levels": (["fit", *DIGITS, "--model.num_levels", "0"], "num_levels"),

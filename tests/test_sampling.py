@@ -281,12 +281,14 @@ def test_sample_i_is_the_same_in_any_batch_and_the_global_state_is_left_alone(sa
         lambda: Heun(num_steps=0),
         lambda: PredictorCorrector(corrector_steps=-1),
         lambda: PredictorCorrector(signal_to_noise=0.0),
+        lambda: Heun(5).ladder(torch.tensor([0.1])),
+        lambda: AnnealedLangevin(5, "auto").relative_step_size([0.1]),
         lambda: ConsistentAnnealedSampling(0.1).ladder(geometric_noise_levels(1.0, 0.1, 3)),
         lambda: ConsistentAnnealedSampling(1.5).ladder(geometric_noise_levels(1.0, 0.1, 3)),
     ],
 )
 def test_impossible_samplers_are_refused(make):
-    with pytest.raises(ValueError, match=r"step|prior|signal_to_noise"):
+    with pytest.raises(ValueError, match=r"step|prior|signal_to_noise|has one"):
         make()
 
 

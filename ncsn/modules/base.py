@@ -346,16 +346,24 @@ class ScoreModule(pl.LightningModule, ABC):
         return f"model.network {name} does not fit data of shape {self.data_shape}: {reason}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained on data of another shape.
+        """Refuse a checkpoint that was trained on data of another shape or with other levels.
 
         Raises:
-            UserError: If the shapes differ.
+            UserError: If the shapes differ, or the data from which ``auto`` took the levels.
         """
-        shape = tuple(checkpoint.get("hyper_parameters", {}).get("data_shape", self.data_shape))
+        stored = checkpoint.get("hyper_parameters", {})
+        shape = tuple(stored.get("data_shape", self.data_shape))
         if shape != self.data_shape:
             raise UserError(
                 f"the checkpoint was trained on data of shape {shape}, but the config's data has "
                 f"shape {self.data_shape}: give the config that belongs to the checkpoint"
+            )
+        sigma_max = self.chosen.get("sigma_max")
+        trained = stored.get("data_diameter", sigma_max)
+        if sigma_max != trained and sigma_max is not None:
+            raise UserError(
+                f"the checkpoint was trained with sigma_max=auto={trained:.4g}, but this data "
+                f"gives {sigma_max:.4g}: give the data of the training"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

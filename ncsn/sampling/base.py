@@ -23,7 +23,7 @@ from ncsn.noise import (
     uniform_like,
 )
 
-__all__ = ["LadderSampler", "LevelScore", "Monitor", "Sampler"]
+__all__ = ["LadderSampler", "LevelScore", "Monitor", "Sampler", "Sigmas"]
 
 Monitor: TypeAlias = Callable[[float, Tensor], None]
 """Called as ``monitor(sigma, x)`` after each network evaluation, for progress bars, pictures and
@@ -32,6 +32,9 @@ be kept without a copy."""
 
 LevelScore: TypeAlias = Callable[[Tensor, float], Tensor]
 """``score(x, sigma)`` with one noise level for the whole batch."""
+
+Sigmas: TypeAlias = list[float]
+"""The noise levels that a sampler visits, descending."""
 
 
 class Sampler(ABC):
@@ -51,12 +54,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """The algorithm: take the states ``x`` from ``sigmas[0]`` to ``sigmas[-1]``."""
 
@@ -137,10 +135,19 @@ class LadderSampler(Sampler):
         self.num_steps = num_steps
 
     def ladder(self, noise_levels: Tensor) -> list[float]:
-        """The noise levels that the sampler visits."""
+        """The noise levels that the sampler visits.
+
+        Raises:
+            ValueError: If there is only one noise level.
+        """
+        sigma_max, sigma_min = noise_levels[0].item(), noise_levels[-1].item()
+        if sigma_max == sigma_min:
+            raise ValueError(
+                f"{type(self).__name__} goes from level to level, but the model has one, "
+                f"{sigma_max:.4g}: use Langevin"
+            )
         if self.num_steps is None:
             return noise_levels.tolist()
-        sigma_max, sigma_min = noise_levels[0].item(), noise_levels[-1].item()
         return geometric_noise_levels(sigma_max, sigma_min, self.num_steps).tolist()
 
     def run_evaluations(self, num_levels: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ncsn.noise import Generator, expand_as, normal_like
-from ncsn.sampling.base import LadderSampler, LevelScore, Monitor
+from ncsn.sampling.base import LadderSampler, LevelScore, Monitor, Sigmas
 
 __all__ = ["Ancestral", "PredictorCorrector"]
 
@@ -34,12 +34,7 @@ class Ancestral(LadderSampler):
     """
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """Song et al. 2021, equation 47."""
         for sigma_t, sigma_s in pairwise(sigmas):
@@ -91,12 +86,7 @@ class PredictorCorrector(LadderSampler):
         return super().run_evaluations(num_levels) * (1 + self.corrector_steps)
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """Song et al. 2021, algorithm 2."""
         for sigma, sigma_next in pairwise(sigmas):

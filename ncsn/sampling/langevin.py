@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from ncsn.noise import Generator, langevin_step_size, normal_like
-from ncsn.sampling.base import LadderSampler, LevelScore, Monitor, Sampler
+from ncsn.sampling.base import LadderSampler, LevelScore, Monitor, Sampler, Sigmas
 
 __all__ = ["AnnealedLangevin", "ConsistentAnnealedSampling", "Langevin", "relative_step_size"]
 
@@ -92,12 +92,7 @@ class Langevin(Sampler):
         return self.num_steps
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """See the module's docstring."""
         (sigma,) = sigmas
@@ -151,12 +146,7 @@ class AnnealedLangevin(Sampler):
         return num_levels * self.steps_per_level
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """Song & Ermon 2019, algorithm 1."""
         a = self.relative_step_size(sigmas)
@@ -203,7 +193,7 @@ class ConsistentAnnealedSampling(LadderSampler):
         """
         sigmas = super().ladder(noise_levels)
         if self.step_size is not None:
-            g = (sigmas[-1] / sigmas[0]) ** (1 / max(len(sigmas) - 1, 1))
+            g = (sigmas[-1] / sigmas[0]) ** (1 / (len(sigmas) - 1))
             if not 1 - g - 1e-6 <= self.step_size <= 1 + g:
                 raise ValueError(
                     f"step_size of ConsistentAnnealedSampling must be between {1 - g:.4g} and "
@@ -212,12 +202,7 @@ class ConsistentAnnealedSampling(LadderSampler):
         return sigmas
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """Jolicoeur-Martineau et al. 2020, algorithm 2."""
         for sigma, sigma_next in pairwise(sigmas):

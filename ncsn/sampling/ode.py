@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ncsn.noise import Generator, ScoreFunction, geometric_noise_levels, normal_like
 from ncsn.objectives import score_and_divergence
-from ncsn.sampling.base import LadderSampler, LevelScore, Monitor
+from ncsn.sampling.base import LadderSampler, LevelScore, Monitor, Sigmas
 
 __all__ = ["DPMSolver", "Euler", "Heun", "LogDensity", "log_density"]
 
@@ -42,12 +42,7 @@ class Euler(LadderSampler):
     """
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """Draws no noise."""
         for sigma, sigma_next in pairwise(sigmas):
@@ -72,12 +67,7 @@ class Heun(LadderSampler):
         return 2 * super().run_evaluations(num_levels)
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """Draws no noise."""
         for sigma, sigma_next in pairwise(sigmas):
@@ -111,12 +101,7 @@ class DPMSolver(LadderSampler):
         super().__init__(num_steps, denoise)
 
     def run(
-        self,
-        score: LevelScore,
-        x: Tensor,
-        sigmas: list[float],
-        generator: Generator,
-        monitor: Monitor,
+        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
         """Draws no noise."""
         previous = None

@@ -156,7 +156,7 @@ class GaussianDiffusion:
         return IsotropicGaussian(alpha * x_0, sigma**2)
 
     def transition(self, x_s: Tensor, s: Tensor, t: Tensor) -> IsotropicGaussian:
-        """q(x_t | x_s) for s <= t (Kingma et al. 2021, appendix A).
+        """q(x_t | x_s) for s < t (Kingma et al. 2021, appendix A).
 
         Args:
             x_s: States at the times ``s``, shape ``(batch, *event)``.

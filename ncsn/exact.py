@@ -148,7 +148,8 @@ class GaussianMixture(ExactScore):
         for y, levels in self._chunks(x, sigma):
             terms, v = self._terms(y, levels)
             r = terms.softmax(1) / v
-            scores.append(r @ self.means - r.sum(1, keepdim=True) * y)
+            with _full_precision(y):
+                scores.append(r @ self.means - r.sum(1, keepdim=True) * y)
         return torch.cat(scores).view_as(x).to(x.dtype)
 
     def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -174,7 +175,8 @@ class GaussianMixture(ExactScore):
         """The terms in brackets of the module's docstring, and v, shape ``(rows, components)``."""
         v = self.stds**2 + sigma[:, None] ** 2
         squares = y.square().sum(1, keepdim=True) + self.means.square().sum(1)
-        distances = (squares - 2 * y @ self.means.T).clamp(min=0)
+        with _full_precision(y):
+            distances = (squares - 2 * y @ self.means.T).clamp(min=0)
         normaliser = y.shape[1] / 2 * (2 * math.pi * v).log()
         return self.log_weights - distances / (2 * v) - normaliser, v
 
@@ -214,3 +216,8 @@ class TwoMoons(GaussianMixture):
         upper = torch.stack([t.cos(), t.sin()], dim=1)
         lower = torch.stack([1 - t.cos(), 0.5 - t.sin()], dim=1)
         super().__init__(torch.cat([upper, lower]), stds=noise)
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """Products of the data's own precision, also where a trainer runs networks in bf16."""
+    return torch.autocast(x.device.type, enabled=False)

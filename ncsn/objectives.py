@@ -46,8 +46,8 @@ The exact divergence takes D backward passes. For random v with E[v vᵀ] = I (h
 so one backward pass, of v · s, gives an unbiased estimate. Keeping ‖s‖² instead of (v · s)² has
 less variance ("variance reduced").
 
-Source: Song et al. 2019, "Sliced Score Matching" (arXiv 1905.07088), equations 7 and 8;
-Hutchinson 1989 for the trace.
+Source: Song et al. 2019, "Sliced Score Matching" (arXiv 1905.07088), section 3; Hutchinson 1989
+for the trace.
 
 Denoising score matching
 ------------------------
@@ -182,7 +182,7 @@ def sliced_score_matching(
     """Sliced score matching of the noised data, σ² ((v · s)² + 2 vᵀ (∂s/∂x) v) + D at x + σz.
 
     Source:
-        Song et al. 2019 (arXiv 1905.07088), equation 7; variance reduced: equation 8.
+        Song et al. 2019 (arXiv 1905.07088), section 3, SSM; variance reduced: SSM-VR.
 
     Args:
         score: The score function, differentiable.
@@ -224,7 +224,7 @@ def score_and_divergence(
     differentiable = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         x, sigma = x.detach().clone().requires_grad_(), sigma.clone()
-        s = score(x, sigma)
+        s = score(x, sigma) + 0 * x  # so that a constant score can be differentiated too
         if v is not None:
             v = v.clone()
             (product,) = torch.autograd.grad((v * s).sum(), x, create_graph=differentiable)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # a test runs on each core
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 OVERLAYS = CONFIGS / "overlays"

@@ -17,11 +17,19 @@ MOONS = ("--config", CONFIGS / "moons.yaml", *SMOKE)
 RUN = Path("lightning_logs/moons/version_0")
 
 
-@pytest.mark.parametrize("config", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("mnist_") else ())
+        for name in EXPERIMENTS
+    ],
+)
 def test_every_config_runs_through_fit_and_test(config, cli, request):
     options = [] if config == "moons.yaml" else ["--model.num_likelihood_examples", 2]
     if config.startswith("mnist"):
         options += ["--data.data_dir", request.getfixturevalue("mnist_dir")]
+    if config == "mnist.yaml":
+        options += ["--model.network.filters", 8]  # the whole network takes half a minute
     assert cli("fit", "--config", CONFIGS / config, *SMOKE, *options) == 0
     (run,) = Path("lightning_logs").glob("*/version_0")
     pictures = {path.name for path in (run / "pictures").iterdir()}
@@ -32,9 +40,9 @@ def test_every_config_runs_through_fit_and_test(config, cli, request):
     assert "val/loss" in (run / "metrics.csv").read_text()
     # The stored config is enough to evaluate the stored weights.
     checkpoint = run / "checkpoints/best.ckpt"
-    for command in ("test", "predict"):
-        args = ["--config", run / "config.yaml", "--ckpt_path", checkpoint]
-        assert cli(command, *args) == 0
+    args = ["--config", run / "config.yaml", "--ckpt_path", checkpoint]
+    assert cli("test", *args) == 0
+    assert cli("predict", *args, "--num_samples", 10) == 0
 
 
 @pytest.mark.parametrize("overlay", sorted(path.name for path in OVERLAYS.glob("*.yaml")))
@@ -80,6 +88,7 @@ def test_checkpoint_round_trip(config, module, cli):
     np.testing.assert_array_equal(samples, drawn.numpy())
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch_size(cli):
     assert cli("fit", *DIGITS) == 0
     checkpoint = "lightning_logs/digits/version_0/checkpoints/last.ckpt"
@@ -110,6 +119,35 @@ def test_predict_uses_the_models_settings_from_the_checkpoint(cli):
     assert cli("predict", *MOONS, *args, "--model.sampler", "ncsn.sampling.Langevin") == 0
     third = np.load(RUN.parent / "version_3/samples.npz")["samples"]
     assert not np.array_equal(first, third)
+
+
+def test_classes_are_asked_for_and_guided_from_the_command_line(cli):
+    classes = ("--model.network.num_classes", 10)
+    assert cli("fit", *DIGITS, *classes) == 0
+    checkpoint = "lightning_logs/digits/version_0/checkpoints/last.ckpt"
+    predict = ("predict", *DIGITS, "--ckpt_path", checkpoint, "--num_samples", 10)
+    for options in ([], ["--label", 7], ["--label", 7, "--model.guidance_scale", 3]):
+        assert cli(*predict, *options) == 0
+    in_turn, sevens, guided = (
+        np.load(f"lightning_logs/digits/version_{n}/samples.npz")["samples"] for n in (1, 2, 3)
+    )
+    # Sample number 7 is of class 7 in both; most others have the same noise but other classes.
+    same = (in_turn == sevens).all(axis=(1, 2, 3))
+    assert same[7]
+    assert same.sum() < 5
+    assert (sevens == guided).all(axis=(1, 2, 3)).sum() < 5
+    assert cli(*predict, "--label", 10) == 1
+
+
+def test_the_objective_is_chosen_from_the_command_line(cli):
+    objectives = [f"ncsn.objectives.{name}_score_matching" for name in ("implicit", "sliced")]
+    weights = []
+    for n, objective in enumerate(objectives):
+        assert cli("fit", *MOONS, "--model.objective", objective) == 0
+        path = RUN.parent / f"version_{n}/checkpoints/last.ckpt"
+        weights.append(torch.load(path, weights_only=True)["state_dict"])
+    name = "network.layers.0.weight"
+    assert not torch.equal(weights[0][name], weights[1][name])
 
 
 def test_mixed_precision_and_gradient_clipping_go_together(cli):

@@ -119,6 +119,18 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     torch.testing.assert_close((score(x, sigma), score.log_density(x, sigma)), whole)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_does_not_change_an_exact_score(dtype):
+    score, x, sigma = (
+        Empirical(torch.randn(64, 3, dtype=dtype)),
+        torch.randn(10, 3),
+        torch.ones(10),
+    )
+    expected = score(x, sigma), score.log_density(x, sigma)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close((score(x, sigma), score.log_density(x, sigma)), expected)
+
+
 def test_an_exact_score_stands_where_a_network_does():
     module = NCSN(
         TwoMoons(num_points=256),

@@ -36,6 +36,7 @@ def history(run_file):
     return rows
 
 
+@pytest.mark.slow
 def test_real_offline_run_holds_the_metrics_and_the_pictures(tmp_path):
     result = run_process("fit", *SMOKE, WANDB_MODE=None, WANDB_API_KEY=None, HOME=str(tmp_path))
     assert result.stderr.count("W&B runs offline: there is no API key") == 1

@@ -122,6 +122,14 @@ def test_the_network_learns_the_ladder():
     torch.testing.assert_close(table(torch.tensor([5.0])), table.table.weight[:1])
 
 
+def test_a_network_that_knows_the_ladder_keeps_what_it_has_learned():
+    network = ConditionedResNet(filters=8, num_blocks=1)
+    NCSN(network, sigma_max=5.0, num_levels=17, data_shape=(1, 8, 8))
+    before = network.blocks[0].embedding.table.weight.clone()
+    NCSN(network, sigma_max=5.0, num_levels=17, data_shape=(1, 8, 8))
+    assert torch.equal(network.blocks[0].embedding.table.weight, before)
+
+
 @pytest.mark.parametrize("objective", [implicit_score_matching, sliced_score_matching])
 def test_other_objectives_train_and_estimate_the_same_loss(objective):
     x, losses = torch.randn(20_000, 2), []
@@ -145,6 +153,16 @@ def test_other_objectives_train_and_estimate_the_same_loss(objective):
         (lambda: NCSN(Linear(2, 2), label_dropout=1.0), "label_dropout"),
         (lambda: NCSN(Linear(2, 2), sampler=ConsistentAnnealedSampling(0.01)), "between"),
         (lambda: NCSN(Linear(2, 2), sigma_min=2.0, sigma_max=1.0), "sigma_min=2.0"),
+        (
+            lambda: NCSN(
+                UNet(filters=8),
+                sigma_min=2.0,
+                sigma_max=1.0,
+                num_levels="auto",
+                data_shape=(1, 8, 8),
+            ),
+            "sigma_min=2.0",
+        ),
         (lambda: NCSN(Linear(2, 2), num_levels=0), "num_levels"),
         (lambda: DSM(Linear(2, 2), sigma=-1.0), "sigma_max=-1.0"),
         (lambda: DSM(Linear(2, 2), ema_decay=1.0), "ema_decay"),

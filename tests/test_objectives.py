@@ -143,6 +143,13 @@ def test_reducing_the_variance_of_sliced_score_matching_does():
     assert variance(OBJECTIVES["sliced"]) < 0.5 * variance(OBJECTIVES["sliced, plain"])
 
 
+@pytest.mark.parametrize("v", [None, torch.ones(3, 2)])
+def test_a_score_that_does_not_depend_on_x_has_no_divergence(v):
+    x, sigma = torch.randn(3, 2), torch.ones(3)
+    _, terms = score_and_divergence(lambda x, sigma: torch.ones(3, 2), x, sigma, v)
+    assert torch.equal(terms, torch.zeros(3, 2))
+
+
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_divergence_of_a_quadratic_field_exact_and_estimated_in_any_gradient_mode(mode):
     with mode():

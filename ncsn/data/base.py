@@ -81,6 +81,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     def data_diameter(self) -> float:
         """Largest distance between two examples, images in [-1, 1]: NCSNv2's choice of σ_max."""
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, once the data is loaded: one more than the largest label."""
+        return int(self.splits["train"].labels.max()) + 1
+
     @abstractmethod
     def load_splits(self) -> dict[str, TensorBatches]:
         """The data sets ``"train"``, ``"val"`` and ``"test"``."""

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from ncsn.data import InMemoryDataModule
 from ncsn.errors import UserError
 from ncsn.metrics import MeanPerLevel
 from ncsn.networks import ScoreNetwork
@@ -325,13 +326,13 @@ class ScoreModule(pl.LightningModule, ABC):
         if stage != "fit":
             return  # the checkpoint's shape is compared below
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if self.network.num_classes and datamodule is not None:
-            num_classes = int(datamodule.splits["train"].labels.max()) + 1
-            if num_classes > self.network.num_classes:
-                raise UserError(
-                    f"the data has {num_classes} classes, but "
-                    f"model.network.num_classes={self.network.num_classes}"
-                )
+        most = self.network.num_classes
+        known = isinstance(datamodule, InMemoryDataModule)
+        if most and known and datamodule.num_classes > most:
+            raise UserError(
+                f"the data has {datamodule.num_classes} classes, but "
+                f"model.network.num_classes={most}"
+            )
         x = torch.zeros(1, *self.data_shape, device=self.device)
         try:
             with torch.no_grad():

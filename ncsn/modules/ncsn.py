@@ -68,6 +68,7 @@ class NCSN(ScoreModule):
                 raise ValueError("sigma_max=auto needs data_diameter")
             sigma_max = chosen["sigma_max"] = float(data_diameter)
         if num_levels == "auto":
+            geometric_noise_levels(sigma_max, sigma_min, 2)  # refuses levels that are crossed
             ratio = noise_level_ratio(math.prod(data_shape))
             num_levels = 1 + round(math.log(sigma_max / sigma_min) / math.log(ratio))
             chosen["num_levels"] = num_levels

@@ -1,5 +1,6 @@
 """The reference network for images: a conditioned ResNet without downsampling."""
 
+import torch
 from torch import Tensor, nn
 
 from ncsn.networks.base import ScoreNetwork
@@ -56,14 +57,17 @@ class ConditionedResNet(ScoreNetwork):
                 f"got {channels}, {filters} and {num_blocks}"
             )
         self.conv_in = nn.Conv2d(channels, filters, kernel_size=3, padding=1)
-        noise_levels = geometric_noise_levels(1.0, 0.01, 10)
+        self.noise_levels = geometric_noise_levels(1.0, 0.01, 10)
         self.blocks = nn.ModuleList(
-            ConditionedBlock(filters, noise_levels) for _ in range(num_blocks)
+            ConditionedBlock(filters, self.noise_levels) for _ in range(num_blocks)
         )
         self.conv_out = nn.Conv2d(filters, channels, kernel_size=3, padding=1)
 
     def set_noise_levels(self, noise_levels: Tensor) -> None:
-        """Make new tables for a ladder; see :meth:`ScoreNetwork.set_noise_levels`."""
+        """Make new tables for another ladder; see :meth:`ScoreNetwork.set_noise_levels`."""
+        if torch.equal(noise_levels, self.noise_levels):
+            return  # the tables may have been trained
+        self.noise_levels = noise_levels
         for block in self.blocks:
             block.embedding = NoiseLevelTable(self.conv_in.out_channels, noise_levels)
 

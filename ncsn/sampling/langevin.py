@@ -23,7 +23,7 @@ takes away; a ≥ 2 diverges. Annealed Langevin dynamics keeps it constant. Thre
 
 import math
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -80,7 +80,7 @@ class Langevin(Sampler):
         convention: Convention = "epsilon",
     ) -> None:
         super().__init__(prior, denoise)
-        _check_steps(num_steps, step_size)
+        _check_steps(num_steps, step_size, convention)
         self.step_size, self.num_steps, self.convention = step_size, num_steps, convention
 
     def ladder(self, noise_levels: Tensor) -> list[float]:
@@ -129,7 +129,8 @@ class AnnealedLangevin(Sampler):
         convention: Convention = "epsilon",
     ) -> None:
         super().__init__(prior, denoise)
-        _check_steps(steps_per_level, step_size if isinstance(step_size, float | int) else 1.0)
+        number = 1.0 if step_size is None or step_size == "auto" else step_size
+        _check_steps(steps_per_level, number, convention)
         self.steps_per_level, self.step_size = steps_per_level, step_size
         self.convention = convention
 
@@ -232,8 +233,10 @@ def _langevin(
     return x
 
 
-def _check_steps(num_steps: int, step_size: float) -> None:
+def _check_steps(num_steps: int, step_size: float | str, convention: Convention) -> None:
     if num_steps < 1:
         raise ValueError(f"the number of Langevin steps must be at least 1, got {num_steps}")
-    if not 0 < step_size < math.inf:
-        raise ValueError(f"step_size must be a positive number, got {step_size}")
+    if isinstance(step_size, str) or not 0 < step_size < math.inf:
+        raise ValueError(f"step_size must be a positive number, got {step_size!r}")
+    if convention not in get_args(Convention):
+        raise ValueError(f"convention must be one of {get_args(Convention)}, got {convention!r}")

@@ -7,12 +7,13 @@ import math
 import sys
 import traceback
 import warnings
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import (
     ArgsType,
@@ -23,7 +24,8 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch.utils.data import DataLoader
 
-from ncsn.callbacks import SampleWriter
+from ncsn.callbacks import ImageEvaluation, PointEvaluation, SampleWriter
+from ncsn.compare import compare
 from ncsn.data import InMemoryDataModule
 from ncsn.errors import UserError
 from ncsn.modules import ScoreModule
@@ -41,6 +43,10 @@ EXPECTED_WARNINGS = (
 )
 
 
+DESCRIPTION = """Train a model (fit), evaluate it (validate, test), draw samples (predict).
+Put runs side by side with: ncsn compare RUN RUN ..."""
+
+
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one line."""
 
@@ -50,7 +56,47 @@ class Parser(LightningArgumentParser):
 
 
 class Trainer(pl.Trainer):
-    """Lightning's Trainer, whose ``predict`` draws samples."""
+    """Lightning's Trainer, whose ``predict`` draws samples and whose ``test`` judges them."""
+
+    def test(  # type: ignore[override]
+        self,
+        model: ScoreModule,
+        datamodule: InMemoryDataModule | None = None,
+        num_samples: PositiveInt | None = None,
+        num_likelihood_examples: NonNegativeInt | None = None,
+        inception: bool = False,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = True,
+    ) -> None:
+        """Evaluate a model: its loss, samples, likelihood, and its loss at each noise level.
+
+        Prints a table, and writes evaluation.json, scores.csv, levels.csv and pictures to the
+        run's directory.
+
+        Args:
+            model: The trained model.
+            datamodule: The data of the training, with its test examples.
+            num_samples: Number of samples that are judged, by default 5,000 points or 1,000
+                images; of images, no more than there are test images.
+            num_likelihood_examples: Number of test examples whose log likelihood an NCSN computes,
+                by default 1,000 points or 128 images; 0 for none.
+            inception: Whether to compute Inception's FID as well; its weights must be at hand.
+            ckpt_path: The checkpoint with the weights.
+            weights_only: Accepted because the config of a fit has it; always True.
+
+        Raises:
+            UserError: If samples are not finite, or fewer than processes.
+        """
+        kind = ImageEvaluation if len(model.data_shape) == 3 else PointEvaluation
+        numbers = {
+            "num_samples": num_samples,
+            "num_likelihood_examples": num_likelihood_examples,
+        }
+        given = {name: number for name, number in numbers.items() if number is not None}
+        self.callbacks.append(kind(**given, inception=inception))  # type: ignore[attr-defined]
+        super().test(
+            model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
+        )
 
     def predict(  # type: ignore[override]
         self,
@@ -128,7 +174,7 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """The subcommands, each with the arguments that do not come from the command line."""
         skipped = LightningCLI.subcommands()
-        return skipped | {"predict": {"model", "datamodule"}}
+        return skipped | {name: {"model", "datamodule"} for name in ("test", "predict")}
 
     def before_predict(self) -> None:
         """Have the samples written, and leave W&B out: there are no metrics."""
@@ -164,7 +210,7 @@ class CLI(LightningCLI):
             return  # keeps the user's values
         # All else takes the model from the checkpoint, and from the user what to do with it.
         init_args = self.config[subcommand]["model"]["init_args"]
-        names = ("sampler", "guidance_scale", "num_likelihood_examples")
+        names = ("sampler", "guidance_scale")
         of_user = {name: init_args[name] for name in names if name in init_args}
         try:
             super()._parse_ckpt_path()
@@ -190,6 +236,20 @@ def fail(message: str, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
+def compare_runs(args: list[str]) -> None:
+    """The subcommand ``compare``, which needs neither model nor data."""
+    parser = ArgumentParser(prog="ncsn compare", description="Put runs side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, help="Directories of fits or of tests.")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("lightning_logs/comparison"),
+        help="Directory for comparison.csv and comparison.png.",
+    )
+    options = parser.parse_args(args)
+    compare(options.runs, options.output)
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line.
 
@@ -198,7 +258,10 @@ def main(args: ArgsType = None) -> None:
     """
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    given = sys.argv[1:] if args is None else args
     try:
+        if isinstance(given, list) and given[:1] == ["compare"]:
+            return compare_runs(given[1:])
         CLI(
             ScoreModule,
             InMemoryDataModule,
@@ -208,7 +271,7 @@ def main(args: ArgsType = None) -> None:
             seed_everything_default=0,
             save_config_callback=SaveConfig,
             parser_class=Parser,
-            parser_kwargs={"prog": "ncsn", "allow_abbrev": False},
+            parser_kwargs={"prog": "ncsn", "allow_abbrev": False, "description": DESCRIPTION},
             auto_configure_optimizers=False,  # the model has its own arguments for them
             args=args,
         )

@@ -44,6 +44,10 @@ class ExactScore(ScoreNetwork):
             Shape ``(batch,)``, in nats.
         """
 
+    @abstractmethod
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw independent points of the data, without noise, shape ``(num, *event)``."""
+
 
 class Gaussian(ExactScore):
     """N(mean, covariance), noised: N(mean, covariance + σ² I).
@@ -89,6 +93,11 @@ class Gaussian(ExactScore):
         """See :meth:`ExactScore.log_density`."""
         y, v = (x - self.mean) @ self.eigenvectors, self._variances(sigma)
         return -0.5 * (y.square() / v + (2 * math.pi * v).log()).sum(1)
+
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """See :meth:`ExactScore.sample`."""
+        z = normal_like(self.mean.expand(num, -1), generator)
+        return self.mean + self.eigenvalues.sqrt() * z @ self.eigenvectors.T
 
     def _variances(self, sigma: Tensor) -> Tensor:
         return self.eigenvalues + sigma.double()[:, None] ** 2
@@ -158,7 +167,7 @@ class GaussianMixture(ExactScore):
         return torch.cat([self._terms(y, levels)[0].logsumexp(1) for y, levels in chunks])
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw independent points, shape ``(num, *event)``, without noise of level σ."""
+        """See :meth:`ExactScore.sample`."""
         weights = self.log_weights.exp()
         k = weights.multinomial(num, replacement=True, generator=generator)
         points = self.means[k] + self.centre

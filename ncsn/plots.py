@@ -17,7 +17,12 @@ __all__ = [
     "by_class",
     "image_grid",
     "plot_annealing",
+    "plot_classes",
+    "plot_comparison",
+    "plot_fields",
+    "plot_levels",
     "plot_losses",
+    "plot_neighbours",
     "plot_samples",
     "plot_score_field",
     "save_gif",
@@ -163,6 +168,170 @@ def plane_grid(data: Tensor, num: int = 28) -> Tensor:
     low, high = _window(data)
     steps = torch.linspace(0, 1, num, device=data.device)
     return low + (high - low) * torch.cartesian_prod(steps, steps)
+
+
+def plot_fields(
+    data: Tensor, x: Tensor, fields: Sequence[tuple[float, Tensor, Tensor]]
+) -> "Figure":
+    """Draw learned beside exact score fields, and where they differ; one row a noise level.
+
+    Args:
+        data: Points of the data, shape ``(n, 2)``.
+        x: A grid made by :func:`plane_grid`, shape ``(m, 2)``.
+        fields: Noise level, learned score and exact score, shapes ``(m, 2)``, for each row.
+    """
+    data, x = data.cpu(), x.cpu()
+    num = round(len(x) ** 0.5)
+    arrows = torch.arange(len(x)).view(num, num)[:: num // 16, :: num // 16].flatten()
+    figure = _figure(12.0, 2.5 * len(fields))
+    panels = figure.subplots(len(fields), 3, squeeze=False, sharex=True, sharey=True)
+    for row, (sigma, learned, exact) in zip(panels, fields, strict=True):
+        learned, exact = learned.cpu().float(), exact.cpu().float()
+        for axes, score, name in ((row[0], learned, "learned"), (row[1], exact, "exact")):
+            direction = score / score.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            axes.scatter(data[:, 0], data[:, 1], s=1, c=DATA_COLOR, linewidths=0, alpha=0.4)
+            drawn = axes.quiver(
+                *x[arrows].T,
+                *direction[arrows].T,
+                score.norm(dim=1)[arrows],
+                cmap="viridis",
+                angles="xy",
+                scale=24,
+                clim=(0, exact.norm(dim=1).max().item()),
+            )
+            axes.set_title(f"{name} score, $\\sigma$ = {sigma:.3g}")
+        figure.colorbar(drawn, ax=row[1], label="$\\|s\\|$")
+        error = (sigma * (learned - exact)).norm(dim=1).view(num, num).T.numpy()
+        low, high = x.amin(0).tolist(), x.amax(0).tolist()
+        drawn = row[2].imshow(
+            error,
+            origin="lower",
+            extent=(low[0], high[0], low[1], high[1]),
+            norm="log",
+            cmap="magma",
+        )
+        row[2].scatter(data[:, 0], data[:, 1], s=1, c="white", linewidths=0, alpha=0.3)
+        row[2].set_title("error")
+        figure.colorbar(drawn, ax=row[2], label="$\\sigma\\,\\|s_\\theta - s^*\\|$")
+        for axes in row:
+            _plane(axes, data)
+    return figure
+
+
+LEVEL_STYLES = {
+    "exact": ("exact score", ":"),
+    "empirical_train": ("empirical score of the training set", "--"),
+    "empirical_test": ("empirical score of the test set", ":"),
+}
+
+
+def plot_levels(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
+    """Draw the loss at each noise level, beside the smallest that can be had.
+
+    Args:
+        runs: Rows of :func:`ncsn.metrics.losses_per_level` for each model; references are drawn
+            for the first.
+    """
+    figure = _figure(6.4, 4.2)
+    _levels(figure.subplots(), runs)
+    return figure
+
+
+def plot_comparison(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
+    levels: Mapping[str, Sequence[Mapping[str, float]]],
+) -> "Figure":
+    """Draw metrics of several runs over epochs, and their losses at each noise level.
+
+    Args:
+        curves: For each metric and each run, pairs of an epoch and a value.
+        levels: For each run, rows of :func:`ncsn.metrics.losses_per_level`.
+    """
+    num = len(curves) + bool(levels)
+    figure = _figure(4.8 * num, 4.0)
+    panels = figure.subplots(1, num, squeeze=False)[0]
+    for axes, (metric, runs) in zip(panels, sorted(curves.items()), strict=False):
+        for name, curve in runs.items():
+            axes.plot([x for x, _ in curve], [y for _, y in curve], marker=".", label=name)
+        axes.set(xlabel="epoch", ylabel=metric, yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    if levels:
+        _levels(panels[-1], levels)
+    return figure
+
+
+def _levels(axes: "Axes", runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    for i, (name, rows) in enumerate(runs.items()):
+        sigma = [row["sigma"] for row in rows]
+        axes.errorbar(
+            sigma,
+            [row["loss"] for row in rows],
+            yerr=[2 * row["loss_standard_error"] for row in rows],
+            marker=".",
+            label=f"{name} (± 2 standard errors)",
+        )
+        for key, (title, style) in LEVEL_STYLES.items():
+            if i == 0 and key in rows[0]:
+                values = [row[key] for row in rows]
+                axes.plot(sigma, values, style, color="black", label=title)
+    axes.set(xscale="log", yscale="log", xlabel="noise level $\\sigma$")
+    # The references may be many decades away.
+    losses = [row["loss"] for rows in runs.values() for row in rows]
+    axes.set_ylim(min(losses) / 3, 3 * max(losses))
+    axes.set_ylabel("loss per dimension, $\\|\\sigma s + z\\|^2 / D$")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+
+
+def plot_neighbours(samples: Tensor, neighbours: Tensor, ratio: Tensor) -> "Figure":
+    """Draw samples above their nearest training examples.
+
+    Args:
+        samples: Shape ``(n, channels, height, width)``, in [-1, 1].
+        neighbours: The nearest training examples of each, shape
+            ``(n, k, channels, height, width)``.
+        ratio: Distance to the nearest over that to the second nearest, shape ``(n,)``.
+    """
+    rows = {"sample": samples, "nearest": neighbours[:, 0], "second": neighbours[:, 1]}
+    figure = _figure(0.9 * len(samples) + 1.0, 3.4)
+    for i, (axes, (name, images)) in enumerate(
+        zip(figure.subplots(len(rows), 1), rows.items(), strict=True)
+    ):
+        grid = image_grid(images, columns=len(images)).permute(1, 2, 0)
+        axes.imshow(grid.numpy())
+        width = grid.shape[1] / len(images)
+        centres = [(j + 0.5) * width for j in range(len(images))]
+        axes.set(xticks=centres if i == 0 else [], yticks=[])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        if i == 0:
+            axes.xaxis.tick_top()
+            axes.set_xticklabels([f"{each:.2f}" for each in ratio.tolist()])
+            axes.tick_params(length=0)
+    figure.suptitle(
+        "samples nearest to one training image: ratio of the two distances", fontsize="medium"
+    )
+    return figure
+
+
+def plot_classes(training: Tensor, samples: Tensor, title: str) -> "Figure":
+    """Draw how often each class comes in the training data and in samples.
+
+    Args:
+        training: Labels, shape ``(n,)``.
+        samples: Classes of the samples by a classifier, shape ``(m,)``.
+        title: The classifier.
+    """
+    figure = _figure(6.4, 3.4)
+    axes = figure.subplots()
+    num = int(max(training.max(), samples.max())) + 1
+    groups = (("training data", training, DATA_COLOR), ("samples", samples, SAMPLE_COLOR))
+    for shift, (name, labels, color) in zip((-0.2, 0.2), groups, strict=True):
+        shares = torch.bincount(labels, minlength=num) / len(labels)
+        axes.bar(torch.arange(num).numpy() + shift, shares.numpy(), 0.4, label=name, color=color)
+    axes.set(xlabel="class", ylabel="share", xticks=range(num), title=f"classes, by {title}")
+    axes.legend()
+    return figure
 
 
 def plot_losses(curves: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure":

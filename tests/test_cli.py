@@ -25,7 +25,7 @@ RUN = Path("lightning_logs/moons/version_0")
     ],
 )
 def test_every_config_runs_through_fit_and_test(config, cli, request):
-    options = [] if config == "moons.yaml" else ["--model.num_likelihood_examples", 2]
+    options = []
     if config.startswith("mnist"):
         options += ["--data.data_dir", request.getfixturevalue("mnist_dir")]
     if config == "mnist.yaml":
@@ -41,7 +41,7 @@ def test_every_config_runs_through_fit_and_test(config, cli, request):
     # The stored config is enough to evaluate the stored weights.
     checkpoint = run / "checkpoints/best.ckpt"
     args = ["--config", run / "config.yaml", "--ckpt_path", checkpoint]
-    assert cli("test", *args) == 0
+    assert cli("test", *args, "--num_samples", 20, "--num_likelihood_examples", 2) == 0
     assert cli("predict", *args, "--num_samples", 10) == 0
 
 
@@ -162,18 +162,13 @@ def test_a_checkpoint_of_other_data_is_refused(cli, capsys):
 
 
 def test_a_ladder_that_auto_took_from_other_data_is_refused(cli, capsys):
-    config = (
-        "--config",
-        CONFIGS / "moons_ncsn.yaml",
-        *SMOKE,
-        "--model.num_likelihood_examples",
-        2,
-    )
+    config = ("--config", CONFIGS / "moons_ncsn.yaml", *SMOKE)
     assert cli("fit", *config) == 0
     checkpoint = "lightning_logs/moons_ncsn/version_0/checkpoints/last.ckpt"
-    assert cli("test", *config, "--ckpt_path", checkpoint) == 0
+    test = ("test", "--num_samples", 20, "--num_likelihood_examples", 2, "--ckpt_path", checkpoint)
+    assert cli(*test, *config) == 0
     other = ("--data.num_points", 300, "--data.seed", 3)
-    assert cli("test", *config, *other, "--ckpt_path", checkpoint) == 1
+    assert cli(*test, *config, *other) == 1
     assert "sigma_max=auto=3.504" in capsys.readouterr().err.strip().splitlines()[-1]
 
 

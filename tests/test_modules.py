@@ -1,10 +1,7 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
-from ncsn.exact import GaussianMixture, TwoMoons
 from ncsn.modules import DSM, NCSN
 from ncsn.networks import MLP, ConditionedResNet, ScoreNetwork, UNet
 from ncsn.noise import Stream, noise_level_ratio, seeded_generator
@@ -171,47 +168,3 @@ def test_other_objectives_train_and_estimate_the_same_loss(objective):
 def test_impossible_modules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def results_of_test(module, batches):
-    """What ``trainer.test`` would log."""
-    logged = {}
-    module.log = lambda name, value, **kwargs: logged.update({name: float(value)})
-    module.on_test_epoch_start()
-    for i, batch in enumerate(batches):
-        module.test_step(batch, i)
-    module.on_test_epoch_end()
-    return logged
-
-
-def test_likelihood_of_points_is_that_of_the_exact_score():
-    moons, x = TwoMoons(num_points=128), TwoMoons(num_points=128).sample(300).float()
-    module = NCSN(
-        moons,
-        sigma_min=0.01,
-        sigma_max=30.0,
-        data_mean=0.375,
-        data_std=0.7,
-        num_likelihood_examples=250,
-    )
-    batches = [(x[i : i + 100], torch.zeros(100)) for i in (0, 100, 200)]
-    logged = results_of_test(module, batches)
-    expected = -moons.log_density(x[:250], torch.full((250,), 0.01))
-    assert logged["test/nll"] == pytest.approx(expected.mean().item(), abs=3e-3)
-    standard_error = expected.std().item() / 250**0.5
-    assert logged["test/nll_standard_error"] == pytest.approx(standard_error, rel=0.02)
-    assert logged["test/nll_solver_error"] < 1e-3
-
-
-def test_bits_per_dimension_of_images_count_the_width_of_a_grey_value():
-    # Images drawn from a wide Gaussian and rounded to grey values: the bits are those of the
-    # Gaussian's entropy at this width, 1/127.5.
-    std, n = 0.3, 600
-    network = GaussianMixture(torch.zeros(1, 1, 2, 2, dtype=torch.float64), stds=std)
-    module = NCSN(network, sigma_min=0.01, sigma_max=30.0, data_std=std, data_shape=(1, 2, 2))
-    x = ((std * torch.randn(n, 1, 2, 2)) * 127.5).round() / 127.5
-    logged = results_of_test(module, [(x, torch.zeros(n))])
-    entropy = 0.5 * math.log(2 * math.pi * math.e * std**2) / math.log(2)
-    error = logged["test/bits_per_dim_standard_error"]
-    assert abs(logged["test/bits_per_dim"] - (entropy + math.log2(127.5))) < 5 * error
-    assert error < 0.03

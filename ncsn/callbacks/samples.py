@@ -11,11 +11,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.progress import track
 from torch import Tensor
 
 from ncsn import plots
+from ncsn.evaluation import Scores, image_scores, point_scores
+from ncsn.metrics import load_features
+from ncsn.noise import Stream, seeded_generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,9 +34,51 @@ def data_of(trainer: pl.Trainer) -> "InMemoryDataModule":
     return cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
 
 
+def reference_points(
+    data: "InMemoryDataModule", samples: Tensor, split: str
+) -> tuple[Tensor, Tensor]:
+    """Two sets of points to compare samples with, as many as there are samples.
+
+    Fresh ones where the density is known, else training data and data of a held-out split.
+    """
+    num = len(samples)
+    if data.exact is None:
+        first, second = data.splits["train"].data[:num], data.splits[split].data[:num]
+    else:
+        device = next(data.exact.buffers()).device
+        generator = seeded_generator(Stream.TEST, device=device)
+        first, second = (data.exact.sample(num, generator) for _ in range(2))
+    return first.to(samples), second.to(samples)
+
+
+@contextmanager
+def evaluating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator["ScoreModule"]:
+    """The module in evaluation mode, without gradients, in the trainer's precision."""
+    training = pl_module.training
+    pl_module.eval()
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        yield cast("ScoreModule", pl_module)
+    pl_module.train(training)
+
+
+def send_picture(trainer: pl.Trainer, path: Path) -> None:
+    """Send a written picture to W&B, captioned with the step."""
+    step = trainer.global_step
+    title = path.name.split("_step=")[0].removesuffix(".png").replace(".", "_")
+    key, caption = f"pictures/{title}", [f"{title}, step {step}"]
+    for logger in trainer.loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        if path.suffix == ".gif":
+            logger.log_video(key, [str(path)], step=step, format=["gif"], caption=caption)
+        else:
+            logger.log_image(key, [str(path)], step=step, caption=caption)
+
+
 class SamplePictures(Callback, ABC):
     """Base class: draws samples while training goes on, and once more when it has ended.
 
+    Samples of a preview are scored too, as ``val/...``, which a ``ModelCheckpoint`` can monitor.
     Pictures during training come from the module's ``preview_sampler``, those at the end from its
     ``sampler``. All start from the same noise, so that they can be compared. They are written to
     ``pictures/`` in the directory of the run, and to W&B if that is one of the loggers.
@@ -45,10 +90,12 @@ class SamplePictures(Callback, ABC):
         every_n_epochs: Epochs between two pictures, at least 1; they are drawn at the first
             validation after that.
         num_samples: Number of samples in a picture, at least 1.
+        num_scored: Number of samples of a preview that are scored; 0 for none.
     """
 
-    def __init__(self, every_n_epochs: int, num_samples: int) -> None:
+    def __init__(self, every_n_epochs: int, num_samples: int, num_scored: int = 0) -> None:
         self.every_n_epochs, self.num_samples = every_n_epochs, num_samples
+        self.num_scored = num_scored
         self.directory = Path()
         self.losses: dict[str, list[tuple[int, float]]] = {"train": [], "validation": []}
         self.last_preview = 0
@@ -56,8 +103,14 @@ class SamplePictures(Callback, ABC):
         self.start = 0.0
 
     @abstractmethod
-    def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+    def draw_preview(
+        self, trainer: pl.Trainer, module: "ScoreModule", samples: Tensor, label: Tensor | None
+    ) -> None:
         """Draw and write the pictures of a moment in training."""
+
+    @abstractmethod
+    def score(self, data: "InMemoryDataModule", samples: Tensor) -> Scores:
+        """Score samples of a moment in training."""
 
     @abstractmethod
     def draw_final(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
@@ -76,9 +129,12 @@ class SamplePictures(Callback, ABC):
         if trainer.sanity_checking or epoch < self.last_preview + self.every_n_epochs:
             return
         self.last_preview = epoch
+        scores: dict[str, float] = {}
         if trainer.is_global_zero:
             with self._sampling(trainer, pl_module) as module:
-                self.draw_preview(trainer, module)
+                scores = self._preview(trainer, module)
+        for name, value in trainer.strategy.broadcast(scores).items():
+            pl_module.log(f"val/{name}", value)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the validation loss, before the checkpoint of this moment is written."""
@@ -118,43 +174,48 @@ class SamplePictures(Callback, ABC):
             point = (trainer.current_epoch + 1, float(trainer.callback_metrics[key]))
             self.losses[curve].append(point)
 
+    def _preview(self, trainer: pl.Trainer, module: "ScoreModule") -> dict[str, float]:
+        """Draw samples once, for pictures and for scores."""
+        data = data_of(trainer)
+        num_scored = min(self.num_scored, len(data.splits["val"]))
+        num = max(self.num_samples, num_scored)
+        label = module.labels_of_samples(0, num)
+        samples = module.sample(
+            num, label, sampler=module.preview_sampler, generator=module.sample_generator(0, num)
+        )
+        shown = label if label is None else label[: self.num_samples]
+        self.draw_preview(trainer, module, samples[: self.num_samples], shown)
+        if not num_scored:
+            return {}
+        try:
+            scores = self.score(data, samples[:num_scored])
+        except ValueError as error:
+            rank_zero_warn(f"samples were not scored: {error}")
+            return {}
+        return {name: score.value for name, score in scores.items()}
+
     # ---- helpers -----------------------------------------------------------------------------
 
     @contextmanager
     def _sampling(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> Iterator["ScoreModule"]:
-        """The module in evaluation mode and in the trainer's precision; the clock runs."""
+        """The module as it samples, while the clock runs."""
         start = time.perf_counter()
-        training = pl_module.training
-        pl_module.eval()
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            yield cast("ScoreModule", pl_module)
-        pl_module.train(training)
+        with evaluating(trainer, pl_module) as module:
+            yield module
         self.seconds_sampling += time.perf_counter() - start
 
     def write_figure(self, trainer: pl.Trainer, name: str, figure: "Figure") -> None:
         """Write a figure as ``pictures/NAME.png`` and send it to W&B."""
-        figure.savefig(self.path(f"{name}.png"))
-        self.send(trainer, f"{name}.png")
+        path = self.path(f"{name}.png")
+        figure.savefig(path)
+        send_picture(trainer, path)
 
     def path(self, name: str) -> Path:
         """The path of a picture, in a directory that exists."""
         self.directory.mkdir(parents=True, exist_ok=True)
         return self.directory / name
-
-    def send(self, trainer: pl.Trainer, name: str) -> None:
-        """Send a written picture to W&B, captioned with the step."""
-        path, step = str(self.directory / name), trainer.global_step
-        title = name.split("_step=")[0].removesuffix(".png").replace(".", "_")
-        key, caption = f"pictures/{title}", [f"{title}, step {step}"]
-        for logger in trainer.loggers:
-            if not isinstance(logger, WandbLogger):
-                continue
-            if path.endswith(".gif"):
-                logger.log_video(key, [path], step=step, format=["gif"], caption=caption)
-            else:
-                logger.log_image(key, [path], step=step, caption=caption)
 
 
 class ImageSamples(SamplePictures):
@@ -172,15 +233,10 @@ class ImageSamples(SamplePictures):
             images = data_of(trainer).splits["train"].data[: self.num_samples]
             self._write_grid(trainer, "data.png", images.float() / 127.5 - 1)
 
-    def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+    def draw_preview(
+        self, trainer: pl.Trainer, module: "ScoreModule", samples: Tensor, label: Tensor | None
+    ) -> None:
         """A grid of samples."""
-        label = module.labels_of_samples(0, self.num_samples)
-        samples = module.sample(
-            self.num_samples,
-            label,
-            sampler=module.preview_sampler,
-            generator=module.sample_generator(0, self.num_samples),
-        )
         name = f"samples_step={trainer.global_step:07d}.png"
         self._write_grid(trainer, name, plots.by_class(samples, label))
 
@@ -207,12 +263,26 @@ class ImageSamples(SamplePictures):
         if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
             rows = [rows[i] for i in torch.linspace(0, len(rows) - 1, 12).round().int().tolist()]
         self.write_figure(trainer, "annealing", plots.plot_annealing(rows))
-        plots.save_gif([*frames, samples[:16]], self.path("annealing.gif"))
-        self.send(trainer, "annealing.gif")
+        path = self.path("annealing.gif")
+        plots.save_gif([*frames, samples[:16]], path)
+        send_picture(trainer, path)
+
+    def score(self, data: "InMemoryDataModule", samples: Tensor) -> Scores:
+        """Distances in the data's feature network; see :func:`ncsn.evaluation.image_scores`."""
+        train, held_out = data.splits["train"], data.splits["val"].data[: len(samples)]
+        name = data.feature_network
+        return image_scores(
+            samples,
+            train.data.to(samples.device),
+            train.labels,
+            held_out.to(samples.device),
+            load_features(name).to(samples.device) if name else None,
+            errors=False,
+        )
 
     def _write_grid(self, trainer: pl.Trainer, name: str, samples: Tensor) -> None:
         plots.save_grid(samples, self.path(name))
-        self.send(trainer, name)
+        send_picture(trainer, self.path(name))
 
 
 class PointSamples(SamplePictures):
@@ -222,18 +292,20 @@ class PointSamples(SamplePictures):
     ``score.png`` and ``losses.png`` at the end.
     """
 
-    def draw_preview(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
+    def draw_preview(
+        self, trainer: pl.Trainer, module: "ScoreModule", samples: Tensor, label: Tensor | None
+    ) -> None:
         """Samples beside data, and the score field."""
-        generator = module.sample_generator(0, self.num_samples)
-        samples = module.sample(
-            self.num_samples, sampler=module.preview_sampler, generator=generator
-        )
         self._draw(trainer, module, samples, suffix=f"_step={trainer.global_step:07d}")
 
     def draw_final(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
         """Samples beside data, and the score field."""
         generator = module.sample_generator(0, self.num_samples)
         self._draw(trainer, module, module.sample(self.num_samples, generator=generator))
+
+    def score(self, data: "InMemoryDataModule", samples: Tensor) -> Scores:
+        """Distances to data; see :func:`ncsn.evaluation.point_scores`."""
+        return point_scores(samples, *reference_points(data, samples, "val"), errors=False)
 
     def _draw(
         self, trainer: pl.Trainer, module: "ScoreModule", samples: Tensor, suffix: str = ""

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ncsn.errors import UserError
+from ncsn.exact import ExactScore
+from ncsn.metrics.features import FeatureName
 from ncsn.noise import global_seed
 
 __all__ = ["InMemoryDataModule", "TensorBatches"]
@@ -81,6 +83,12 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     def data_diameter(self) -> float:
         """Largest distance between two examples, images in [-1, 1]: NCSNv2's choice of σ_max."""
 
+    exact: ExactScore | None = None
+    """The density that the data was drawn from, where it is known."""
+
+    feature_network: FeatureName | None = None
+    """The shipped feature network in which samples are judged."""
+
     @property
     def num_classes(self) -> int:
         """Number of classes, once the data is loaded: one more than the largest label."""
@@ -144,7 +152,12 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 images into float32 in [-1, 1], on the device."""
         x, label = batch
-        return (x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x), label
+        return self.to_float(x), label
+
+    @staticmethod
+    def to_float(x: Tensor) -> Tensor:
+        """uint8 images as float32 in [-1, 1]; points as they are."""
+        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
 
 
 def mean_and_std(x: Tensor) -> tuple[float, float]:

@@ -30,6 +30,7 @@ class DigitsDataModule(InMemoryDataModule):
         self.val_fraction, self.seed = val_fraction, seed
 
     data_shape = (1, 8, 8)
+    feature_network = "digits"
     # Of all 1,797 images, so that the model does not change with the split.
     data_mean = -0.3894
     data_std = 0.7518

@@ -50,6 +50,7 @@ class MNISTDataModule(InMemoryDataModule):
         """(1, image_size, image_size)."""
         return (1, self.image_size, self.image_size)
 
+    feature_network = "mnist"
     # Measured on the 60,000 training images.
     data_mean = -0.7387
 

@@ -6,6 +6,7 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches, mean_and_std
+from ncsn.exact import TwoMoons
 from ncsn.noise import largest_distance
 
 __all__ = ["MoonsDataModule"]
@@ -48,6 +49,11 @@ class MoonsDataModule(InMemoryDataModule):
         return {"train": train, "val": held_out, "test": held_out}
 
     data_shape = (2,)
+
+    @cached_property
+    def exact(self) -> TwoMoons | None:  # type: ignore[override]
+        """The density of the moons; without noise, there is none."""
+        return TwoMoons(self.noise, num_points=1024) if self.noise > 0 else None
 
     @property
     def data_mean(self) -> float:

@@ -76,6 +76,8 @@ class ScoreModule(pl.LightningModule, ABC):
         preview_sampler: Draws the samples during training; by default, the sampler.
         preview_every_n_epochs: Epochs between two pictures of samples; 0 for none.
         num_preview_samples: Number of samples in a picture.
+        num_scored_samples: Number of samples of a preview that are scored, as far as there is
+            validation data to compare them with; 0 for none.
     """
 
     noise_levels: Tensor
@@ -102,6 +104,7 @@ class ScoreModule(pl.LightningModule, ABC):
         preview_sampler: Sampler | None = None,
         preview_every_n_epochs: NonNegativeInt = 1,
         num_preview_samples: PositiveInt = 64,
+        num_scored_samples: NonNegativeInt = 256,
     ) -> None:
         super().__init__()
         if not 0 <= ema_decay < 1:
@@ -136,6 +139,7 @@ class ScoreModule(pl.LightningModule, ABC):
         self.preview_sampler = preview_sampler or sampler
         self.preview_every_n_epochs = preview_every_n_epochs
         self.num_preview_samples = num_preview_samples
+        self.num_scored_samples = num_scored_samples
         self.val_loss = MeanPerLevel(len(noise_levels))
         # What "auto" in the config came to.
         self.chosen: dict[str, float] = {}
@@ -405,7 +409,8 @@ class ScoreModule(pl.LightningModule, ABC):
         # Without a logger, the run has no directory for pictures.
         if self.preview_every_n_epochs and self.trainer.loggers:
             pictures = ImageSamples if len(self.data_shape) == 3 else PointSamples
-            callbacks.append(pictures(self.preview_every_n_epochs, self.num_preview_samples))
+            numbers = self.num_preview_samples, self.num_scored_samples
+            callbacks.append(pictures(self.preview_every_n_epochs, *numbers))
         if self.ema_decay:
             # After the pictures: Lightning calls the hooks in this order, and takes the averaged
             # weights away again in this callback's on_validation_epoch_end.

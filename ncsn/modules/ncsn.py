@@ -4,19 +4,15 @@ import math
 from typing import Any, Literal
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
-from torchmetrics import CatMetric
 
-from ncsn.modules.base import Batch, ScoreModule
+from ncsn.modules.base import ScoreModule
 from ncsn.networks import ScoreNetwork
 from ncsn.noise import (
     Generator,
-    Stream,
     geometric_noise_levels,
     noise_level_ratio,
-    seeded_generator,
-    uniform_like,
 )
 from ncsn.sampling import AnnealedLangevin, DPMSolver, Sampler, log_density
 from ncsn.sampling.ode import LogDensity
@@ -40,9 +36,6 @@ class NCSN(ScoreModule):
         data_shape: Shape of one example. From the command line it is linked to the data's.
         data_diameter: Largest distance between two examples, for ``auto``. From the command line
             it is linked to the data's.
-        num_likelihood_examples: Number of test examples whose log likelihood ``test`` computes, on
-            each device: exactly for points (``test/nll``, in nats), with Hutchinson's estimate
-            and dequantisation for images (``test/bits_per_dim``).
         sampler: Draws the samples; by default, annealed Langevin dynamics with 100 steps a level.
         preview_sampler: Draws the samples during training; by default, DPM-Solver++ with 20
             network evaluations.
@@ -55,7 +48,6 @@ class NCSN(ScoreModule):
         sigma_min: PositiveFloat = 0.01,
         sigma_max: PositiveFloat | Literal["auto"] = 1.0,
         num_levels: PositiveInt | Literal["auto"] = 10,
-        num_likelihood_examples: NonNegativeInt = 1000,
         data_shape: tuple[int, ...] = (2,),
         data_diameter: NonNegativeFloat | None = None,
         sampler: Sampler | None = None,
@@ -83,11 +75,6 @@ class NCSN(ScoreModule):
             **kwargs,
         )
         self.chosen |= chosen
-        self.num_likelihood_examples = num_likelihood_examples
-        # The negative log likelihood of each test example, in nats, and the solver's error of it.
-        # A NaN stays, and shows.
-        self.nll = CatMetric(nan_strategy="disable")
-        self.nll_error = CatMetric(nan_strategy="disable")
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels drawn uniformly from the ladder."""
@@ -122,42 +109,3 @@ class NCSN(ScoreModule):
             prior_std=self.data_std.item(),
             generator=generator,
         )
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the likelihoods of an earlier test."""
-        self.nll.reset()
-        self.nll_error.reset()
-        self.num_likelihoods = 0
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss at each noise level, and the log likelihood of the first examples."""
-        super().test_step(batch, batch_idx)
-        x, _ = batch
-        x = x[: self.num_likelihood_examples - self.num_likelihoods]
-        if not len(x):
-            return
-        self.num_likelihoods += len(x)
-        generator = seeded_generator(Stream.TEST, self.global_rank, batch_idx, device=x.device)
-        if len(self.data_shape) == 3:
-            # Uniform dequantisation: a grey value stands for an interval of width 1 / 127.5.
-            x = x + uniform_like(x, generator) / 255
-        value, error = self.log_likelihood(x, generator=generator)
-        self.nll.update(-value)
-        self.nll_error.update(error)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the losses, and the likelihood with its standard error and the solver's error."""
-        super().on_test_epoch_end()
-        if not self.num_likelihood_examples:
-            return
-        nll, error = self.nll.compute().view(-1), self.nll_error.compute().mean()
-        mean, standard_error = nll.mean(), nll.std() / math.sqrt(len(nll))
-        if len(self.data_shape) == 1:
-            name = "nll"
-        else:
-            name, nats = "bits_per_dim", math.log(2) * math.prod(self.data_shape)
-            mean = mean / nats + math.log2(127.5)
-            standard_error, error = standard_error / nats, error / nats
-        self.log(f"test/{name}", mean)
-        self.log(f"test/{name}_standard_error", standard_error)
-        self.log(f"test/{name}_solver_error", error)

@@ -80,8 +80,8 @@ def compare(runs: list[Path], output: Path) -> None:
     for name in names:
         scores = [run.report.scores.get(name) if run.report else None for run in found]
         known = next(score for score in scores if score)
-        floor = "" if known.floor is None else f"{known.floor:.4g}"
-        table.add_row(known.title, *map(_cell, scores), floor, known.better)
+        cells = [score.formatted if score else "-" for score in scores]
+        table.add_row(known.title, *cells, known.formatted_floor, known.better)
         rows += [
             {"run": run.name, "name": name, **vars(score)}
             for run, score in zip(found, scores, strict=True)
@@ -101,12 +101,6 @@ def compare(runs: list[Path], output: Path) -> None:
     for run in found:
         if run.report is None:
             Console().print(f"{run.name} was not evaluated: python -m ncsn test --ckpt_path ...")
-
-
-def _cell(score: Score | None) -> str:
-    if score is None:
-        return "-"
-    return f"{score.value:.4g} ± {score.standard_error:.2g}"
 
 
 def _report_in(directory: Path) -> Report | None:

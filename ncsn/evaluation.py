@@ -9,9 +9,9 @@ score would change with other samples and other reference data
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from math import nan
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -49,16 +49,28 @@ class Score:
     Attributes:
         title: What it is, for tables and pictures.
         value: The score.
-        standard_error: Its standard error.
+        standard_error: Its standard error; ``None`` if it was not estimated.
         floor: The score of fresh data in the place of the samples; ``None`` if unknown.
+        floor_standard_error: Its standard error, likewise; 0 if the floor is known exactly.
         better: Whether ``lower`` or ``higher`` is better, or what is closer to the ``floor``.
     """
 
     title: str
     value: float
-    standard_error: float
+    standard_error: float | None
     floor: float | None
+    floor_standard_error: float | None
     better: Better
+
+    @property
+    def formatted(self) -> str:
+        """The value with its standard error."""
+        return _format(self.value, self.standard_error)
+
+    @property
+    def formatted_floor(self) -> str:
+        """The floor with its standard error, or nothing if it is not known."""
+        return "" if self.floor is None else _format(self.floor, self.floor_standard_error)
 
 
 Scores: TypeAlias = dict[str, Score]
@@ -98,21 +110,23 @@ class Report:
         return cls(content["about"], scores, content["levels"])
 
 
-def mean_score(
-    title: str, values: Tensor, floor: Tensor | None = None, better: Better = "lower"
-) -> Score:
-    """The mean of independent values, one an example, and that of the floor's.
+def mean_score(title: str, values: Tensor, floor: Tensor | None = None) -> Score:
+    """The mean of independent values, one an example, of which lower is better.
 
     Args:
         title: What it is.
         values: Shape ``(n,)``.
-        floor: The best values there can be, for the same examples.
-        better: See :class:`Score`.
+        floor: The lowest values there can be, for the same examples.
     """
-    error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else nan
-    return Score(
-        title, values.mean().item(), error, None if floor is None else floor.mean().item(), better
-    )
+
+    def mean_and_error(values: Tensor) -> tuple[float, float | None]:
+        error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+        return values.mean().item(), error
+
+    lowest: tuple[float | None, float | None] = (None, None)
+    if floor is not None:
+        lowest = mean_and_error(floor)
+    return Score(title, *mean_and_error(values), *lowest, "lower")
 
 
 def point_scores(samples: Tensor, data: Tensor, fresh: Tensor, *, errors: bool = True) -> Scores:
@@ -139,7 +153,7 @@ def point_scores(samples: Tensor, data: Tensor, fresh: Tensor, *, errors: bool =
         {
             "sliced_wasserstein": ("sliced Wasserstein-2 distance", "lower"),
             "energy_distance": ("energy distance", "lower"),
-            "mmd": ("squared MMD, Gaussian kernel", "lower"),
+            "mmd": ("squared MMD (Gaussian kernel)", "lower"),
         },
         samples,
         fresh,
@@ -220,8 +234,8 @@ def image_scores(
                 "confidence": confidence(logits),
             },
             {
-                "class_divergence": ("KL of the classes from those of training", "lower"),
-                "confidence": ("mean confidence of the classifier", "floor"),
+                "class_divergence": ("KL of classes from training's", "lower"),
+                "confidence": ("confidence of the classifier", "floor"),
             },
             of_samples.logits,
             of_test.logits,
@@ -269,12 +283,23 @@ def _scores(
     errors: bool,
 ) -> Scores:
     """Scores of a statistic of the samples (and of data), with that of fresh data as the floor."""
-    values, floors = statistic(samples, *data), statistic(fresh, *data)
-    error = standard_errors(statistic, samples, *data) if errors else dict.fromkeys(values, nan)
+    results = []
+    for examples in (samples, fresh):
+        values = statistic(examples, *data)
+        error = standard_errors(statistic, examples, *data) if errors else {}
+        results.append({name: (values[name], error.get(name)) for name in values})
     return {
-        name: Score(title, values[name], error[name], floors[name], better)
+        name: Score(title, *results[0][name], *results[1][name], better)
         for name, (title, better) in titles.items()
     }
+
+
+def _format(value: float, error: float | None) -> str:
+    """A value with as many digits as its standard error allows, and two of that."""
+    if not error:
+        return f"{value:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _refuse_non_finite(samples: Tensor) -> None:

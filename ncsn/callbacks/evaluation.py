@@ -40,6 +40,9 @@ __all__ = ["Evaluation", "ImageEvaluation", "PointEvaluation"]
 VALUES_AT_A_TIME = 2**18
 """Values in a batch of samples, or of examples whose likelihood is computed."""
 
+NOTES = ("features", "likelihood_solver_error")
+"""What the table says of how it was made, beside the sampler."""
+
 
 class Evaluation(Callback, ABC):
     """Base class: judges a model by its samples, its likelihood and its loss at each noise level.
@@ -83,7 +86,7 @@ class Evaluation(Callback, ABC):
 
     @abstractmethod
     def judge_likelihood(
-        self, nll: Tensor, solver_error: float, x: Tensor, data: "InMemoryDataModule"
+        self, nll: Tensor, x: Tensor, data: "InMemoryDataModule"
     ) -> dict[str, Score]:
         """Scores from the negative log likelihoods ``nll``, in nats, of the examples ``x``."""
 
@@ -105,8 +108,8 @@ class Evaluation(Callback, ABC):
             raise UserError(f"{num} samples cannot be shared among {trainer.world_size} processes")
         with evaluating(trainer, module):
             samples = self._draw(trainer, module, num)
-            scores = self._likelihood(trainer, module, data)
-            report = Report(_about(trainer, module, samples), scores)
+            report = Report(_about(trainer, module, samples))
+            self._likelihood(trainer, module, data, report)
             figures: dict[str, Figure] = {}
             if trainer.is_global_zero:
                 try:
@@ -116,9 +119,9 @@ class Evaluation(Callback, ABC):
         report = trainer.strategy.broadcast(report)
         for name, score in report.scores.items():
             pl_module.log(f"test/{name}", score.value)
-            pl_module.log(f"test/{name}_standard_error", score.standard_error)
-            if score.floor is not None:
-                pl_module.log(f"test/{name}_floor", score.floor)
+            for key in ("standard_error", "floor", "floor_standard_error"):
+                if getattr(score, key) is not None:
+                    pl_module.log(f"test/{name}_{key}", getattr(score, key))
         if trainer.is_global_zero:
             report.write(self.directory)
             for name, figure in figures.items():
@@ -156,14 +159,18 @@ class Evaluation(Callback, ABC):
         return samples.compute().view(num, *module.data_shape)
 
     def _likelihood(
-        self, trainer: pl.Trainer, module: "ScoreModule", data: "InMemoryDataModule"
-    ) -> dict[str, Score]:
-        """The negative log likelihood of the first test examples."""
+        self,
+        trainer: pl.Trainer,
+        module: "ScoreModule",
+        data: "InMemoryDataModule",
+        report: Report,
+    ) -> None:
+        """Add the negative log likelihood of the first test examples to the report."""
         from ncsn.modules import NCSN
 
         num = min(self.num_likelihood_examples, len(data.splits["test"]))
         if num < trainer.world_size or not isinstance(module, NCSN):
-            return {}
+            return
         x = data.to_float(data.splits["test"].data[:num].to(module.device))
         values, errors = (CatMetric(nan_strategy="disable").to(x.device) for _ in range(2))
         for start, stop in track(
@@ -178,9 +185,9 @@ class Evaluation(Callback, ABC):
             value, error = module.log_likelihood(part, generator=generator)
             values.update(-value)
             errors.update(error)
-        return self.judge_likelihood(
-            values.compute().view(-1), errors.compute().mean().item(), x, data
-        )
+        report.scores |= self.judge_likelihood(values.compute().view(-1), x, data)
+        nats = errors.compute().mean().item()
+        report.about["likelihood_solver_error"] = f"{nats:.1g} nats"
 
 
 class PointEvaluation(Evaluation):
@@ -224,11 +231,12 @@ class PointEvaluation(Evaluation):
         report.levels = _losses(module, {"exact": exact}, fresh[:2000])
         errors = [row["excess_standard_error"] for row in report.levels]
         report.scores["excess_loss"] = Score(
-            "excess of the loss per dimension, mean over levels",
+            "excess loss per dim., mean of levels",
             sum(row["excess"] for row in report.levels) / len(errors),
             math.hypot(*errors) / len(errors),
-            0.0,
-            "lower",
+            floor=0.0,
+            floor_standard_error=0.0,
+            better="lower",
         )
         x = plots.plane_grid(test, num=64)
         levels = module.noise_levels
@@ -242,15 +250,15 @@ class PointEvaluation(Evaluation):
         return figures
 
     def judge_likelihood(
-        self, nll: Tensor, solver_error: float, x: Tensor, data: "InMemoryDataModule"
+        self, nll: Tensor, x: Tensor, data: "InMemoryDataModule"
     ) -> dict[str, Score]:
         """In nats, beside the true density of the same points."""
-        title = f"negative log likelihood, nats (solver's error {solver_error:.0e})"
+        title = "negative log likelihood (nats)"
         if data.exact is None:
             return {"nll": mean_score(title, nll)}
         floor = -data.exact.to(x.device).log_density(x, x.new_zeros(len(x))).to(nll)
-        excess = mean_score("the same, less that of the true density", nll - floor)
-        excess.floor = 0.0
+        excess = mean_score("the same, above the true density's", nll - floor)
+        excess.floor = excess.floor_standard_error = 0.0
         return {"nll": mean_score(title, nll, floor), "excess_nll": excess}
 
 
@@ -307,12 +315,11 @@ class ImageEvaluation(Evaluation):
         return figures
 
     def judge_likelihood(
-        self, nll: Tensor, solver_error: float, x: Tensor, data: "InMemoryDataModule"
+        self, nll: Tensor, x: Tensor, data: "InMemoryDataModule"
     ) -> dict[str, Score]:
         """In bits per dimension of images of 256 grey values."""
-        nats = math.log(2) * x[0].numel()
-        title = f"bits per dimension (solver's error {solver_error / nats:.0e})"
-        return {"bits_per_dim": mean_score(title, nll / nats + math.log2(127.5))}
+        bits = nll / (math.log(2) * x[0].numel()) + math.log2(127.5)
+        return {"bits_per_dim": mean_score("bits per dimension", bits)}
 
 
 def _batches(trainer: pl.Trainer, module: "ScoreModule", num: int) -> list[tuple[int, int]]:
@@ -351,14 +358,17 @@ def _about(trainer: pl.Trainer, module: "ScoreModule", samples: Tensor) -> dict[
 def _print(report: Report, directory: Path) -> None:
     """Print the scores as a table."""
     about = report.about
+    caption = [
+        "± one standard error; floor: as many fresh examples in place of the samples",
+        *(f"{name.replace('_', ' ')}: {about[name]}" for name in NOTES if name in about),
+        f"with levels and pictures in {directory}",
+    ]
     table = Table(
         title=f"{about['num_samples']:,} samples of {about['checkpoint']}\n{about['sampler']}",
-        caption=f"floor: as many fresh examples in place of the samples. All of it: {directory}",
+        caption="\n".join(caption),
     )
-    for heading in ("score", "value", "standard error", "floor", "better"):
-        table.add_column(heading, justify="left" if heading in ("score", "better") else "right")
+    for heading in ("score", "value", "floor", "better"):
+        table.add_column(heading)
     for score in report.scores.values():
-        numbers = (score.value, score.standard_error, score.floor)
-        cells = ["" if x is None else f"{x:.4g}" for x in numbers]
-        table.add_row(score.title, *cells, score.better)
+        table.add_row(score.title, score.formatted, score.formatted_floor, score.better)
     Console().print(table)

@@ -41,7 +41,9 @@ def read_run(directory: Path) -> Run:
         UserError: If the directory is not that of a run.
     """
     report = _report_in(directory)
-    trained_in = directory if report is None else Path(report.about["checkpoint"]).parents[1]
+    trained_in = directory
+    if report is not None:
+        trained_in = Path(report.about["checkpoint"]).resolve().parent.parent
     curves = _read_curves(trained_in / "metrics.csv")
     if report is None:
         beside = filter(None, map(_report_in, directory.resolve().parent.iterdir()))

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from ncsn.errors import UserError
 from ncsn.metrics import (
     FeatureNetwork,
     class_divergence,
@@ -40,6 +41,9 @@ from ncsn.plots import to_uint8
 __all__ = ["Report", "Score", "image_scores", "inception_scores", "mean_score", "point_scores"]
 
 Better: TypeAlias = Literal["lower", "higher", "floor"]
+
+FEWEST_IMAGES = 16
+"""Half of them must have more neighbours than the balls of precision and recall reach to."""
 
 
 @dataclass
@@ -104,10 +108,18 @@ class Report:
 
     @classmethod
     def read(cls, directory: Path) -> "Report":
-        """Read ``evaluation.json`` again."""
-        content = json.loads((directory / "evaluation.json").read_text())
-        scores = {name: Score(**score) for name, score in content["scores"].items()}
-        return cls(content["about"], scores, content["levels"])
+        """Read ``evaluation.json`` again.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        path = directory / "evaluation.json"
+        try:
+            content = json.loads(path.read_text())
+            scores = {name: Score(**score) for name, score in content["scores"].items()}
+            return cls(content["about"], scores, content["levels"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error!r}): run the test again") from error
 
 
 def mean_score(title: str, values: Tensor, floor: Tensor | None = None) -> Score:
@@ -185,7 +197,7 @@ def image_scores(
         errors: Whether to estimate standard errors, which costs several times as much.
 
     Raises:
-        ValueError: If a sample is not finite.
+        ValueError: If a sample is not finite, or there are fewer than 16.
     """
     _refuse_non_finite(samples)
     samples = to_uint8(samples)
@@ -201,6 +213,10 @@ def image_scores(
     )
     if network is None:
         return scores
+    if len(samples) < FEWEST_IMAGES:
+        raise ValueError(
+            f"{len(samples)} images are too few to score: take at least {FEWEST_IMAGES}"
+        )
     some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(samples)]
     of_samples, of_test, of_train = (
         extract_features(network, images) for images in (samples, test, train[some])
@@ -284,10 +300,11 @@ def _scores(
 ) -> Scores:
     """Scores of a statistic of the samples (and of data), with that of fresh data as the floor."""
     results = []
-    for examples in (samples, fresh):
-        values = statistic(examples, *data)
-        error = standard_errors(statistic, examples, *data) if errors else {}
-        results.append({name: (values[name], error.get(name)) for name in values})
+    with torch.autocast(samples.device.type, enabled=False):
+        for examples in (samples, fresh):
+            values = statistic(examples, *data)
+            error = standard_errors(statistic, examples, *data) if errors else {}
+            results.append({name: (values[name], error.get(name)) for name in values})
     return {
         name: Score(title, *results[0][name], *results[1][name], better)
         for name, (title, better) in titles.items()

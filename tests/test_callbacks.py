@@ -25,9 +25,9 @@ class Probe(DSM):
     def setup(self, stage):
         self.sampled_with, self.trained_with = [], []
 
-    def sample(self, num, *, generator=None, **kwargs):
+    def sample(self, *args, **kwargs):
         self.sampled_with.append(first_weight(self))
-        return super().sample(num, generator=generator, **kwargs)
+        return super().sample(*args, **kwargs)
 
     def training_step(self, batch, batch_idx):
         self.trained_with.append(first_weight(self))

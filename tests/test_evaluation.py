@@ -175,6 +175,24 @@ def test_bits_per_dimension_of_images_count_the_width_of_a_grey_value():
     assert score.standard_error < 0.03
 
 
+def test_mixed_precision_does_not_change_scores(digits):
+    samples = digits.to_float(digits.splits["test"].data[:100])
+    train, test = digits.splits["train"], digits.splits["test"]
+    args = (train.data, train.labels, test.data[100:200], load_features("digits"))
+    full = image_scores(samples, *args, errors=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert image_scores(samples, *args, errors=False) == full
+
+
+def test_too_few_images_are_refused(digits):
+    images = digits.splits["test"].data[:15]
+    train = digits.splits["train"]
+    with pytest.raises(ValueError, match="15 images are too few to score: take at least 16"):
+        image_scores(
+            digits.to_float(images), train.data, train.labels, images, load_features("digits")
+        )
+
+
 def test_samples_that_are_not_finite_are_refused():
     points = torch.zeros(20, 2)
     points[7:9] = torch.nan
@@ -239,6 +257,12 @@ def test_test_writes_a_report_and_compare_puts_runs_side_by_side(cli, capsys):
     assert Path("lightning_logs/comparison/comparison.png").is_file()
     assert cli("compare", "lightning_logs") == 1
     assert "is not a run" in capsys.readouterr().err
+
+
+def test_a_damaged_report_is_named(tmp_path):
+    (tmp_path / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match=r"evaluation.json is damaged .* run the test again"):
+        Report.read(tmp_path)
 
 
 def test_images_are_scored_in_training_and_a_checkpoint_can_be_chosen_by_it(cli):

@@ -100,7 +100,7 @@ class Evaluation(Callback, ABC):
         """Evaluate, and log the scores.
 
         Raises:
-            UserError: If samples are not finite.
+            UserError: If samples are not finite, or too few.
         """
         module, data = cast("ScoreModule", pl_module), data_of(trainer)
         num = min(self.num_samples, self.most_samples(data))
@@ -111,12 +111,15 @@ class Evaluation(Callback, ABC):
             report = Report(_about(trainer, module, samples))
             self._likelihood(trainer, module, data, report)
             figures: dict[str, Figure] = {}
+            failure = ""
             if trainer.is_global_zero:
                 try:
                     figures = self.judge(module, data, samples, report)
-                except ValueError as error:
-                    raise UserError(str(error)) from error
-        report = trainer.strategy.broadcast(report)
+                except (ValueError, UserError) as error:
+                    failure = str(error)
+        report, failure = trainer.strategy.broadcast((report, failure))
+        if failure:
+            raise UserError(failure)
         for name, score in report.scores.items():
             pl_module.log(f"test/{name}", score.value)
             for key in ("standard_error", "floor", "floor_standard_error"):

@@ -3,7 +3,9 @@
 ``python -m ncsn fit|validate|test|predict --config configs/NAME.yaml``
 """
 
+import ctypes
 import math
+import platform
 import sys
 import traceback
 import warnings
@@ -161,7 +163,29 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI for the modules and the data of this project."""
+    """LightningCLI for the modules and the data of this project.
+
+    Args:
+        args: The arguments, by default those of the process.
+        run: Whether to run a subcommand; without, there is none in ``args``, and ``trainer``,
+            ``model`` and ``datamodule`` are those of the config.
+    """
+
+    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        super().__init__(
+            ScoreModule,
+            InMemoryDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            parser_class=Parser,
+            parser_kwargs={"prog": "ncsn", "allow_abbrev": False, "description": DESCRIPTION},
+            auto_configure_optimizers=False,  # the model has its own arguments for them
+            args=args,
+            run=run,
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let the model know the data."""
@@ -200,7 +224,9 @@ class CLI(LightningCLI):
             raise  # a fault in somebody's code, who wants to see where
 
     def _parse_ckpt_path(self) -> None:
-        subcommand = self.config["subcommand"]
+        subcommand = self.config.get("subcommand")
+        if subcommand is None:
+            return
         ckpt_path = self.config[subcommand]["ckpt_path"]
         if ckpt_path is None and subcommand != "fit":
             raise UserError(f"{subcommand} needs trained weights: give --ckpt_path CHECKPOINT")
@@ -250,30 +276,33 @@ def compare_runs(args: list[str]) -> None:
     compare(options.runs, options.output)
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors instead of returning it to the system.
+
+    Otherwise every training step on a CPU asks for its activations anew and pays for each of
+    their pages: ``tests/benchmarks/training_speed.py`` measures what this saves. Other systems'
+    allocators stay as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_threshold, 2**30)
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line.
 
     Args:
         args: The arguments, by default those of the process.
     """
+    keep_freed_memory()
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     given = sys.argv[1:] if args is None else args
     try:
         if isinstance(given, list) and given[:1] == ["compare"]:
             return compare_runs(given[1:])
-        CLI(
-            ScoreModule,
-            InMemoryDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=Trainer,
-            seed_everything_default=0,
-            save_config_callback=SaveConfig,
-            parser_class=Parser,
-            parser_kwargs={"prog": "ncsn", "allow_abbrev": False, "description": DESCRIPTION},
-            auto_configure_optimizers=False,  # the model has its own arguments for them
-            args=args,
-        )
+        CLI(args)
     except (UserError, MisconfigurationException) as error:
         fail(str(error))

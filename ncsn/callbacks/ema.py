@@ -1,37 +1,77 @@
 """The exponential moving average of the weights."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-__all__ = ["ema_update"]
-
-Weights = list[Tensor]
+__all__ = ["ExponentialMovingAverage", "update_average"]
 
 
-def ema_update(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
-    """The update of an exponential moving average, for Lightning's ``WeightAveraging``.
+@torch.no_grad()
+def update_average(
+    average: Sequence[Tensor], weights: Sequence[Tensor], num_updates: int, decay: float
+) -> None:
+    """Move an exponential moving average towards the weights, in place.
 
     After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first random weights
-    are soon forgotten and early validations and pictures mean something.
+    are soon forgotten and early validations and pictures mean something; the first update copies
+    the weights.
 
     Source:
         The warm-up of TensorFlow's ``ExponentialMovingAverage``, argument ``num_updates``.
 
     Args:
+        average: The averaged weights.
+        weights: The current weights.
+        num_updates: Number of updates so far, n.
         decay: The decay in the long run, in (0, 1).
+    """
+    n = num_updates
+    d = min(decay, (1 + n) / (10 + n)) if n else 0.0
+    torch._foreach_lerp_(list(average), list(weights), 1 - d)
 
-    Returns:
-        A function of the averaged weights, which it changes, the current weights, and the number
-        of updates so far. It does not synchronise with the device.
+
+class ExponentialMovingAverage(WeightAveraging):
+    """Lightning's ``WeightAveraging``, which validates, samples and saves averaged weights.
+
+    Lightning's own update keeps the average on the CPU, whatever the device, since the module is
+    moved after ``setup``, and its rules wait for the device at every step. This one does neither.
+
+    Args:
+        decay: The decay in the long run, in (0, 1); see :func:`update_average`.
     """
 
-    @torch.no_grad()
-    def update(averaged: Weights, current: Weights, num_averaged: Tensor | int) -> None:
-        n = torch.as_tensor(num_averaged, dtype=torch.float32, device=averaged[0].device)
-        d = ((1 + n) / (10 + n)).clamp(max=decay)
-        torch._foreach_mul_(averaged, d)
-        torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - d))
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False)
+        self.decay = decay
 
-    return update
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average where the module is going to be."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look up the tensors, once."""
+        assert self._average_model is not None
+        average = self._average_model.module
+        self._average, self._weights = list(average.parameters()), list(pl_module.parameters())
+        self._buffers = list(zip(average.buffers(), pl_module.buffers(), strict=True))
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Update the average after a step of the optimizer, and copy the buffers."""
+        if trainer.global_step > self._latest_update_step:
+            self._latest_update_step = trainer.global_step
+            update_average(self._average, self._weights, trainer.global_step - 1, self.decay)
+            for averaged, buffer in self._buffers:
+                averaged.copy_(buffer)

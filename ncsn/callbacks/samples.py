@@ -139,11 +139,11 @@ class SamplePictures(Callback, ABC):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the validation loss, before the checkpoint of this moment is written."""
         if not trainer.sanity_checking:
-            self._remember("validation", trainer, "val/loss")
+            self._remember("validation", trainer, trainer.callback_metrics.get("val/loss"))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the training loss of the epoch."""
-        self._remember("train", trainer, "train/loss_epoch")
+        self._remember("train", trainer, cast("ScoreModule", pl_module).train_loss.compute())
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last pictures and the losses, and say where they are."""
@@ -169,10 +169,9 @@ class SamplePictures(Callback, ABC):
         """Take up the losses of the run that is resumed."""
         self.losses = state_dict["losses"]
 
-    def _remember(self, curve: str, trainer: pl.Trainer, key: str) -> None:
-        if key in trainer.callback_metrics:
-            point = (trainer.current_epoch + 1, float(trainer.callback_metrics[key]))
-            self.losses[curve].append(point)
+    def _remember(self, curve: str, trainer: pl.Trainer, loss: Tensor | None) -> None:
+        if loss is not None:
+            self.losses[curve].append((trainer.current_epoch + 1, float(loss)))
 
     def _preview(self, trainer: pl.Trainer, module: "ScoreModule") -> dict[str, float]:
         """Draw samples once, for pictures and for scores."""

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from ncsn.data import InMemoryDataModule
 from ncsn.errors import UserError
@@ -67,7 +68,7 @@ class ScoreModule(pl.LightningModule, ABC):
             is, above 1 more typical; see :mod:`ncsn.sampling.guidance`.
         ema_decay: Decay of the exponential moving average of the weights, which validation,
             sampling and checkpoints use; 0 turns it off. It starts smaller: see
-            :func:`ncsn.callbacks.ema_update`.
+            :func:`ncsn.callbacks.update_average`.
         data_shape: Shape of one example. From the command line it is linked to the data's.
         data_mean: Mean of the data. From the command line it is linked to the data's.
         data_std: Standard deviation of the data. From the command line it is linked to the data's.
@@ -140,6 +141,7 @@ class ScoreModule(pl.LightningModule, ABC):
         self.preview_every_n_epochs = preview_every_n_epochs
         self.num_preview_samples = num_preview_samples
         self.num_scored_samples = num_scored_samples
+        self.train_loss = MeanMetric(nan_strategy="disable")  # looking for NaN would synchronise
         self.val_loss = MeanPerLevel(len(noise_levels))
         # What "auto" in the config came to.
         self.chosen: dict[str, float] = {}
@@ -252,9 +254,17 @@ class ScoreModule(pl.LightningModule, ABC):
             device=x.device,
         )
         loss = self.loss(x, label=self._hide_some(label, generator), generator=generator)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True)
+        self.train_loss.update(loss.detach())
+        # Lightning's log takes as long as the step of a small network: call it when it is shown.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch, over ranks."""
+        self.log("train/loss_epoch", self.train_loss.compute(), sync_dist=True)
+        self.train_loss.reset()
 
     def _hide_some(self, label: Tensor, generator: torch.Generator) -> Tensor | None:
         """The labels that a class-conditional network trains with."""
@@ -403,7 +413,7 @@ class ScoreModule(pl.LightningModule, ABC):
         """Pictures of samples during training, and the moving average of the weights."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return []
-        from ncsn.callbacks import ImageSamples, PointSamples, ema_update
+        from ncsn.callbacks import ExponentialMovingAverage, ImageSamples, PointSamples
 
         callbacks: list[Callback] = []
         # Without a logger, the run has no directory for pictures.
@@ -414,11 +424,10 @@ class ScoreModule(pl.LightningModule, ABC):
         if self.ema_decay:
             # After the pictures: Lightning calls the hooks in this order, and takes the averaged
             # weights away again in this callback's on_validation_epoch_end.
-            average = ema_update(self.ema_decay)
-            callbacks.append(WeightAveraging(use_buffers=False, multi_avg_fn=average))
+            callbacks.append(ExponentialMovingAverage(self.ema_decay))
         return callbacks
 
     def __getstate__(self) -> dict[str, Any]:
         # The callables of a config are closures, which cannot be copied; the copy that is made
-        # is that of WeightAveraging, which makes no optimizer.
+        # is that of the moving average, which makes no optimizer.
         return {**super().__getstate__(), "optimizer": None, "lr_scheduler": None}

@@ -43,3 +43,48 @@ def test_conditioning(cli, mnist_dir):
     assert all(
         Path(f"{name}.png").is_file() for name in ("classes", "inpainting", "interpolation")
     )
+
+
+def test_training_speed(mnist_dir, capsys):
+    from training_speed import measure
+
+    measure(mnist_dir, rounds=1, seconds_each=0.1, configs=("mnist_cpu",))
+    assert "| U-Net of mnist_cpu.yaml |" in capsys.readouterr().out
+
+
+def test_sampling_speed(capsys):
+    from sampling_speed import CONFIGS, measure
+
+    measure(num_samples=2, steps_per_level=1, rounds=1)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in CONFIGS)
+
+
+def test_startup(capsys):
+    from startup import COMMANDS, measure
+
+    measure(rounds=1, whole=False)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in COMMANDS)
+
+
+def test_time_to_quality(capsys):
+    from time_to_quality import measure
+
+    options = (f"--config={OVERLAYS}/smoke.yaml", "--trainer.accelerator=cpu")
+    measure(("digits",), num_samples=16, options=options)
+    assert "| digits | 1 | 16 |" in capsys.readouterr().out
+    assert Path("time_to_quality.csv").is_file()
+    assert Path("time_to_quality.png").is_file()
+
+
+def test_scaling(capsys, monkeypatch):
+    import scaling
+
+    monkeypatch.setattr(scaling, "VALUES", {"batch": [1, 2], "filters": [4, 8]})
+    monkeypatch.setattr(
+        scaling, "DEFAULT", {"batch": 1, "filters": 4, "blocks": 1, "size": 8, "levels": 2}
+    )
+    scaling.measure()
+    assert "batch · pixels · blocks · filters²" in capsys.readouterr().out
+    assert Path("scaling.png").is_file()

@@ -45,13 +45,21 @@ def test_loss_is_the_weighted_one_of_the_paper():
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_ncsn_draws_all_levels_alike():
-    module = NCSN(Linear(2, 2), num_levels=10)
+@pytest.mark.parametrize("density", [None, (-1.0, 1.5)])
+def test_ncsn_draws_levels_by_their_density(density):
+    module = NCSN(
+        Linear(2, 2), sigma_max=1.0, sigma_min=0.01, num_levels=10, level_density=density
+    )
     levels = module.sample_noise_levels(10_000, seeded_generator(Stream.TRAINING, 0))
     counts = torch.stack([(levels == level).sum() for level in module.noise_levels])
-    chi_square = ((counts - 1000.0) ** 2 / 1000).sum().item()
+    expected = torch.ones(10)
+    if density:
+        mean, std = density
+        expected = (-((module.noise_levels.log() - mean) ** 2) / (2 * std**2)).exp()
+    expected = 10_000 * expected / expected.sum()
     assert counts.sum() == 10_000
-    assert chi_square < 33.7  # 9 degrees of freedom: a false alarm in 10,000
+    # 9 degrees of freedom: a false alarm in 10,000.
+    assert ((counts - expected) ** 2 / expected).sum() < 33.7
 
 
 def test_dsm_has_one_level():

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.distributions import Normal
 
 from ncsn.modules.base import ScoreModule
 from ncsn.networks import ScoreNetwork
@@ -33,6 +34,9 @@ class NCSN(ScoreModule):
             (NCSNv2, technique 1).
         num_levels: Number of noise levels T; ``auto`` for as many as make their ratio that of
             :func:`ncsn.noise.noise_level_ratio` (NCSNv2, technique 2).
+        level_density: Mean and standard deviation of a normal density of ln σ, by which levels of
+            the ladder are drawn in training (Karras et al. 2022, arXiv 2206.00364, table 1); by
+            default, all are equally likely.
         data_shape: Shape of one example. From the command line it is linked to the data's.
         data_diameter: Largest distance between two examples, for ``auto``. From the command line
             it is linked to the data's.
@@ -42,12 +46,15 @@ class NCSN(ScoreModule):
         kwargs: See :class:`ncsn.modules.ScoreModule`.
     """
 
+    level_probabilities: Tensor
+
     def __init__(
         self,
         network: ScoreNetwork,
         sigma_min: PositiveFloat = 0.01,
         sigma_max: PositiveFloat | Literal["auto"] = 1.0,
         num_levels: PositiveInt | Literal["auto"] = 10,
+        level_density: tuple[float, PositiveFloat] | None = None,
         data_shape: tuple[int, ...] = (2,),
         data_diameter: NonNegativeFloat | None = None,
         sampler: Sampler | None = None,
@@ -75,12 +82,15 @@ class NCSN(ScoreModule):
             **kwargs,
         )
         self.chosen |= chosen
+        probabilities = torch.ones_like(noise_levels)
+        if level_density is not None:
+            mean, std = level_density
+            probabilities = Normal(mean, std).log_prob(noise_levels.log()).softmax(dim=0)
+        self.register_buffer("level_probabilities", probabilities, persistent=False)
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """Noise levels drawn uniformly from the ladder."""
-        levels = torch.randint(
-            len(self.noise_levels), (num,), generator=generator, device=self.noise_levels.device
-        )
+        """Noise levels drawn from the ladder, by ``level_density``."""
+        levels = self.level_probabilities.multinomial(num, replacement=True, generator=generator)
         return self.noise_levels[levels]
 
     def log_likelihood(

@@ -24,9 +24,11 @@ from lightning.pytorch.cli import (
     SaveConfigCallback,
 )
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
 from ncsn.callbacks import ImageEvaluation, PointEvaluation, SampleWriter
+from ncsn.checkpoints import DurableCheckpointIO, load_checkpoint
 from ncsn.compare import compare
 from ncsn.data import InMemoryDataModule
 from ncsn.errors import UserError
@@ -200,6 +202,13 @@ class CLI(LightningCLI):
         skipped = LightningCLI.subcommands()
         return skipped | {name: {"model", "datamodule"} for name in ("test", "predict")}
 
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer of the config, with checkpoints that survive."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's choice
+            trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        return trainer
+
     def before_predict(self) -> None:
         """Have the samples written, and leave W&B out: there are no metrics."""
         loggers = self.trainer.loggers
@@ -230,18 +239,15 @@ class CLI(LightningCLI):
         ckpt_path = self.config[subcommand]["ckpt_path"]
         if ckpt_path is None and subcommand != "fit":
             raise UserError(f"{subcommand} needs trained weights: give --ckpt_path CHECKPOINT")
-        if ckpt_path is not None and not Path(ckpt_path).is_file():
-            raise UserError(f"--ckpt_path {ckpt_path} is not a file: give that of a checkpoint")
+        if ckpt_path is not None:
+            load_checkpoint(ckpt_path)  # refuses what is not one, before the work begins
         if subcommand == "fit":
             return  # keeps the user's values
         # All else takes the model from the checkpoint, and from the user what to do with it.
         init_args = self.config[subcommand]["model"]["init_args"]
         names = ("sampler", "guidance_scale")
         of_user = {name: init_args[name] for name in names if name in init_args}
-        try:
-            super()._parse_ckpt_path()
-        except Exception as error:  # whatever unpickling foreign bytes may raise
-            raise UserError(f"--ckpt_path {ckpt_path} is not a checkpoint ({error!r})") from error
+        super()._parse_ckpt_path()
         init_args = self.config[subcommand]["model"]["init_args"]
         for name, value in of_user.items():
             if name in init_args:  # the checkpoint may be of another class

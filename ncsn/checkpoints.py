@@ -1,0 +1,82 @@
+"""Checkpoints that are whole or not there, and that hold nothing but data."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from ncsn.errors import UserError
+
+__all__ = ["DurableCheckpointIO", "load_checkpoint"]
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, to the disk, and only then over it; verifies what it reads.
+
+    Whatever happens while a checkpoint is written, be it a full disk or a power failure, the
+    previous one of that name stays as it was.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            directory = os.open(path.parent, os.O_RDONLY)
+            os.fsync(directory)  # the new name
+            os.close(directory)
+        except (OSError, RuntimeError) as error:  # torch wraps those of the file
+            temporary.unlink(missing_ok=True)
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            intact = f"; {path} is that of an earlier step" if path.exists() else ""
+            raise UserError(f"cannot write the checkpoint {path}: {reason}{intact}") from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """See :func:`load_checkpoint`."""
+        return load_checkpoint(path)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, running nothing that it might contain.
+
+    Raises:
+        UserError: If there is no such file, if it is damaged, or not a checkpoint.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--ckpt_path {path} is not a file: give that of a checkpoint")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--ckpt_path {path} is not a checkpoint, or only a part of one")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # compares the check sums
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the check sum of {damaged} is wrong")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"--ckpt_path {path} holds more than tensors and plain data, "
+            "and to load it could run whatever its author wanted: refused"
+        ) from error
+    except Exception as error:  # whatever foreign bytes may raise
+        raise UserError(f"--ckpt_path {path} is damaged ({error}): give another one") from error
+    if not (isinstance(checkpoint, dict) and "state_dict" in checkpoint):
+        raise UserError(f"--ckpt_path {path} is not a checkpoint: it has no state_dict")
+    return checkpoint

@@ -1,0 +1,118 @@
+"""Checkpoints: whole or not there, and nothing but data."""
+
+import os
+import pickle
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIGS
+
+from ncsn.checkpoints import DurableCheckpointIO, load_checkpoint
+from ncsn.errors import UserError
+
+CHECKPOINT = {"state_dict": {"weight": torch.arange(10_000.0)}, "epoch": 3}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "run/last.ckpt"
+    DurableCheckpointIO().save_checkpoint(CHECKPOINT, path)
+    return path
+
+
+def test_round_trip_leaves_one_file(checkpoint):
+    loaded = load_checkpoint(checkpoint)
+    assert torch.equal(loaded["state_dict"]["weight"], CHECKPOINT["state_dict"]["weight"])
+    assert loaded["epoch"] == 3
+    assert os.listdir(checkpoint.parent) == ["last.ckpt"]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # among the numbers
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def put_a_picture(path):
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
+
+
+def put_another_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "hello")
+
+
+def save_weights_alone(path):
+    torch.save({"weight": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        flip_a_bit,
+        empty,
+        put_a_picture,
+        put_another_archive,
+        save_weights_alone,
+        os.remove,
+    ],
+)
+def test_damage_is_found_and_named(checkpoint, damage, cli, capsys):
+    damage(checkpoint)
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        load_checkpoint(checkpoint)
+    assert cli("fit", "--config", CONFIGS / "moons.yaml", "--ckpt_path", checkpoint) == 1
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    assert str(checkpoint) in last
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
+)
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, save):
+    path, victim = tmp_path / "evil.ckpt", tmp_path / "victim"
+    save({"state_dict": Malicious(victim)}, path)
+    with pytest.raises(UserError, match=r"evil\.ckpt"):
+        load_checkpoint(path)
+    assert not victim.exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a file system")
+    try:
+        path = tmp_path / "last.ckpt"
+        DurableCheckpointIO().save_checkpoint(CHECKPOINT, path)
+        before = path.read_bytes()
+        large = {"state_dict": {"weight": torch.zeros(100_000)}}
+        with pytest.raises(UserError, match=r"last\.ckpt is that of an earlier step"):
+            DurableCheckpointIO().save_checkpoint(large, path)
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == ["last.ckpt"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -121,6 +121,31 @@ def test_predict_uses_the_models_settings_from_the_checkpoint(cli):
     assert not np.array_equal(first, third)
 
 
+def test_numbers_that_are_not_finite_end_the_run_and_reach_no_file(cli, capsys):
+    assert cli("fit", *MOONS) == 0
+    checkpoint = RUN / "checkpoints/last.ckpt"
+
+    def last_line(*args):
+        assert cli(*args) == 1
+        *_, last = capsys.readouterr().err.strip().splitlines()
+        return last
+
+    long = ("--trainer.limit_train_batches", 40, "--trainer.max_epochs", 5)
+    diverging = last_line("fit", *MOONS, *long, "--model.optimizer.lr", "1e20")
+    assert "the loss is nan at step" in diverging or "the loss is inf at step" in diverging
+    assert "model.optimizer's lr" in diverging
+    stored = Path("lightning_logs/moons/version_1/checkpoints")
+    for path in stored.glob("*"):
+        weights = torch.load(path, weights_only=True)["state_dict"].values()
+        assert all(weight.isfinite().all() for weight in weights)
+    sampler = ("--model.sampler", "Langevin", "--model.sampler.num_steps", 50)
+    huge = ("--ckpt_path", checkpoint, *sampler, "--model.sampler.step_size", "1e30")
+    assert "100 of 100 samples are not finite" in last_line(
+        "predict", *MOONS, *huge, "--batch_size", 100
+    )
+    assert not Path("lightning_logs/moons/version_2/samples.npz").exists()
+
+
 def test_classes_are_asked_for_and_guided_from_the_command_line(cli):
     classes = ("--model.network.num_classes", 10)
     assert cli("fit", *DIGITS, *classes) == 0

@@ -14,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ncsn import plots
+from ncsn.errors import UserError
+from ncsn.evaluation import refuse_non_finite
 
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
@@ -53,7 +55,15 @@ class SampleWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep a batch of samples, images as uint8, in the memory of the host."""
+        """Keep a batch of samples, images as uint8, in the memory of the host.
+
+        Raises:
+            UserError: If a sample is not finite.
+        """
+        try:
+            refuse_non_finite(prediction)
+        except ValueError as error:
+            raise UserError(f"in batch {batch_idx}, {error}") from error
         samples = plots.to_uint8(prediction) if prediction.ndim == 4 else prediction
         numbers, labels = batch
         self.batches.append((int(numbers[0]), samples.cpu(), labels.cpu()))

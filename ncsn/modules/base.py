@@ -36,6 +36,11 @@ __all__ = ["ScoreModule"]
 
 Batch = tuple[Tensor, Tensor]
 
+DIVERGED = (
+    "lower model.optimizer's lr, set trainer.gradient_clip_val, or train in another "
+    "trainer.precision. The last checkpoint is from before"
+)
+
 
 class ScoreModule(pl.LightningModule, ABC):
     """A score network trained by score matching, and the samplers that use it.
@@ -243,7 +248,12 @@ class ScoreModule(pl.LightningModule, ABC):
     # ---- training and validation -------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted loss of a batch."""
+        """The weighted loss of a batch.
+
+        Raises:
+            UserError: If it is not finite. On a GPU, whether it is is asked only when the loss is
+                logged, and before a checkpoint is written, since to ask is to wait.
+        """
         x, label = batch
         generator = seeded_generator(
             Stream.TRAINING,
@@ -253,11 +263,22 @@ class ScoreModule(pl.LightningModule, ABC):
             batch_idx,
             device=x.device,
         )
-        loss = self.loss(x, label=self._hide_some(label, generator), generator=generator)
+        shown = self._hide_some(label, generator)
+        sigma = self.sample_noise_levels(len(x), generator)
+        losses = self.loss(x, sigma, shown, reduction="none", generator=generator)
+        losses = losses.flatten(1).sum(1)
+        loss = losses.mean()
         self.train_loss.update(loss.detach())
         # Lightning's log takes as long as the step of a small network: call it when it is shown.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.global_step + 1) % every == 0:
+        logged = bool(every) and (self.global_step + 1) % every == 0
+        if (logged or not x.is_cuda) and not loss.isfinite():
+            bad = sigma[~losses.isfinite()]
+            raise UserError(
+                f"the loss is {loss.item()} at step {self.global_step}, at noise levels "
+                f"{bad.min().item():.3g} to {bad.max().item():.3g}: {DIVERGED}"
+            )
+        if logged:
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -359,6 +380,15 @@ class ScoreModule(pl.LightningModule, ABC):
     def _misfit(self, reason: str) -> str:
         name = type(self.network).__name__
         return f"model.network {name} does not fit data of shape {self.data_shape}: {reason}"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep weights that are not finite out of checkpoints.
+
+        Raises:
+            UserError: If there are any.
+        """
+        if not all(parameter.isfinite().all() for parameter in self.parameters()):
+            raise UserError(f"weights are not finite at step {self.global_step}: {DIVERGED}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that was trained on data of another shape or with other levels.

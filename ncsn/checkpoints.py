@@ -3,10 +3,12 @@
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ncsn.errors import UserError
@@ -29,8 +31,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: If it cannot be written.
         """
+        if not _is_local_file_protocol(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
@@ -38,14 +42,19 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            directory = os.open(path.parent, os.O_RDONLY)
-            os.fsync(directory)  # the new name
-            os.close(directory)
         except (OSError, RuntimeError) as error:  # torch wraps those of the file
-            temporary.unlink(missing_ok=True)
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
             intact = f"; {path} is that of an earlier step" if path.exists() else ""
             raise UserError(f"cannot write the checkpoint {path}: {reason}{intact}") from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+        with suppress(OSError):  # not every file system can do this
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)  # the new name
+            finally:
+                os.close(directory)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -75,6 +84,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"--ckpt_path {path} holds more than tensors and plain data, "
             "and to load it could run whatever its author wanted: refused"
         ) from error
+    except OSError as error:
+        raise UserError(f"--ckpt_path {path} cannot be read: {error.strerror}") from error
     except Exception as error:  # whatever foreign bytes may raise
         raise UserError(f"--ckpt_path {path} is damaged ({error}): give another one") from error
     if not (isinstance(checkpoint, dict) and "state_dict" in checkpoint):

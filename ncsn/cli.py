@@ -51,12 +51,20 @@ DESCRIPTION = """Train a model (fit), evaluate it (validate, test), draw samples
 Put runs side by side with: ncsn compare RUN RUN ..."""
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are one line."""
+class OneLineErrors:
+    """For parsers."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line, and exit with status 2."""
         fail(message, status=2)
+
+
+class Parser(OneLineErrors, LightningArgumentParser):
+    """The parser of LightningCLI."""
+
+
+class CompareParser(OneLineErrors, ArgumentParser):
+    """The parser of ``compare``."""
 
 
 class Trainer(pl.Trainer):
@@ -270,7 +278,7 @@ def fail(message: str, status: int = 1) -> NoReturn:
 
 def compare_runs(args: list[str]) -> None:
     """The subcommand ``compare``, which needs neither model nor data."""
-    parser = ArgumentParser(prog="ncsn compare", description="Put runs side by side.")
+    parser = CompareParser(prog="ncsn compare", description="Put runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, help="Directories of fits or of tests.")
     parser.add_argument(
         "--output",
@@ -292,8 +300,9 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
         libc = ctypes.CDLL(None)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_mmap_threshold, 2**30)
+        # Older versions take no more than 32 MiB. The first without the second would be harmful.
+        if libc.mallopt(m_mmap_threshold, 2**30) or libc.mallopt(m_mmap_threshold, 2**25):
+            libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def main(args: ArgsType = None) -> None:

@@ -38,15 +38,7 @@ from ncsn.metrics import (
 )
 from ncsn.plots import to_uint8
 
-__all__ = [
-    "Report",
-    "Score",
-    "image_scores",
-    "inception_scores",
-    "mean_score",
-    "point_scores",
-    "refuse_non_finite",
-]
+__all__ = ["Report", "Score", "image_scores", "inception_scores", "mean_score", "point_scores"]
 
 Better: TypeAlias = Literal["lower", "higher", "floor"]
 
@@ -161,7 +153,7 @@ def point_scores(samples: Tensor, data: Tensor, fresh: Tensor, *, errors: bool =
     Raises:
         ValueError: If a sample is not finite.
     """
-    refuse_non_finite(samples)
+    _refuse_non_finite(samples)
     # Gretton et al. 2012, section 8: the bandwidth is the median distance.
     kernel = gaussian_kernel(torch.pdist(data[:1000]).median().item())
     return _scores(
@@ -207,7 +199,7 @@ def image_scores(
     Raises:
         ValueError: If a sample is not finite, or there are fewer than 16.
     """
-    refuse_non_finite(samples)
+    _refuse_non_finite(samples)
     samples = to_uint8(samples)
     near, near_of_test = (
         nearest_neighbours(images.float(), train.float()).distances for images in (samples, test)
@@ -327,12 +319,7 @@ def _format(value: float, error: float | None) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def refuse_non_finite(samples: Tensor) -> None:
-    """Refuse samples of which one is not finite.
-
-    Raises:
-        ValueError: If one is not; it says how many, and which is the first.
-    """
+def _refuse_non_finite(samples: Tensor) -> None:
     bad = ~samples.flatten(1).isfinite().all(1)
     if bad.any():
         raise ValueError(

@@ -69,6 +69,15 @@ def test_samples_come_from_the_averaged_weights_and_training_goes_on_with_its_ow
     assert torch.equal(module.sampled_with[-1], first_weight(module))
 
 
+def test_the_average_moves_once_for_each_step_of_the_optimizer(tmp_path):
+    # One batch of two is a step, so that weights change before every other batch.
+    module, _ = fit(tmp_path, epochs=3, accumulate_grad_batches=2)
+    w = module.trained_with[::2]
+    assert all(torch.equal(*pair) for pair in zip(w, module.trained_with[1::2], strict=True))
+    average = (2 / 11) * w[1] + (9 / 11) * w[2]
+    torch.testing.assert_close(module.sampled_with[1], average)
+
+
 def test_without_averaging_samples_come_from_the_weights_themselves(tmp_path):
     module, trainer = fit(tmp_path, epochs=2, ema_decay=0.0)
     assert torch.equal(module.sampled_with[0], module.trained_with[2])

@@ -6,12 +6,16 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import CONFIGS
 
 from ncsn.checkpoints import DurableCheckpointIO, load_checkpoint
+from ncsn.cli import CLI
 from ncsn.errors import UserError
+from ncsn.modules import DSM
+from ncsn.networks import MLP
 
 CHECKPOINT = {"state_dict": {"weight": torch.arange(10_000.0)}, "epoch": 3}
 
@@ -27,6 +31,41 @@ def test_round_trip_leaves_one_file(checkpoint):
     loaded = load_checkpoint(checkpoint)
     assert torch.equal(loaded["state_dict"]["weight"], CHECKPOINT["state_dict"]["weight"])
     assert loaded["epoch"] == 3
+    assert os.listdir(checkpoint.parent) == ["last.ckpt"]
+
+
+def test_the_command_line_saves_them_this_way():
+    cli = CLI(["--config", str(CONFIGS / "moons.yaml")], run=False)
+    assert isinstance(cli.trainer.strategy.checkpoint_io, DurableCheckpointIO)
+
+
+def test_weights_that_are_not_finite_are_not_saved():
+    module = DSM(MLP(hidden_dim=8))
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.on_save_checkpoint({"state_dict": module.state_dict()})
+    average = {name: value.clone() for name, value in module.state_dict().items()}
+    next(module.parameters()).data[0] = torch.nan
+    states = {"state_dict": average, "current_model_state": module.state_dict()}
+    with pytest.raises(UserError, match="weights are not finite at step 0"):
+        module.on_save_checkpoint(states)
+
+
+def test_a_place_that_cannot_be_written_gets_a_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write the checkpoint .*last\.ckpt"):
+        DurableCheckpointIO().save_checkpoint(CHECKPOINT, tmp_path / "file/last.ckpt")
+
+
+def test_an_interrupted_save_leaves_the_previous_checkpoint_alone(checkpoint, monkeypatch):
+    def interrupted(value, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    before = checkpoint.read_bytes()
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        DurableCheckpointIO().save_checkpoint(CHECKPOINT, checkpoint)
+    assert checkpoint.read_bytes() == before
     assert os.listdir(checkpoint.parent) == ["last.ckpt"]
 
 

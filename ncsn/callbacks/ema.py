@@ -38,8 +38,8 @@ def update_average(
 class ExponentialMovingAverage(WeightAveraging):
     """Lightning's ``WeightAveraging``, which validates, samples and saves averaged weights.
 
-    Lightning's own update keeps the average on the CPU, whatever the device, since the module is
-    moved after ``setup``, and its rules wait for the device at every step. This one does neither.
+    Lightning's own update asks the device at every step whether it is the first, which waits for
+    all that the device still has to do. This one counts steps instead.
 
     Args:
         decay: The decay in the long run, in (0, 1); see :func:`update_average`.
@@ -49,17 +49,12 @@ class ExponentialMovingAverage(WeightAveraging):
         super().__init__(use_buffers=False)
         self.decay = decay
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the average where the module is going to be."""
-        self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look up the tensors, once."""
         assert self._average_model is not None
         average = self._average_model.module
         self._average, self._weights = list(average.parameters()), list(pl_module.parameters())
-        self._buffers = list(zip(average.buffers(), pl_module.buffers(), strict=True))
+        self._buffers = list(average.buffers()), list(pl_module.buffers())
 
     def on_train_batch_end(
         self,
@@ -73,5 +68,4 @@ class ExponentialMovingAverage(WeightAveraging):
         if trainer.global_step > self._latest_update_step:
             self._latest_update_step = trainer.global_step
             update_average(self._average, self._weights, trainer.global_step - 1, self.decay)
-            for averaged, buffer in self._buffers:
-                averaged.copy_(buffer)
+            torch._foreach_copy_(*self._buffers)

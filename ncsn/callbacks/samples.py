@@ -143,7 +143,8 @@ class SamplePictures(Callback, ABC):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the training loss of the epoch."""
-        self._remember("train", trainer, cast("ScoreModule", pl_module).train_loss.compute())
+        mean = cast("ScoreModule", pl_module).train_loss
+        self._remember("train", trainer, mean.compute() if mean.update_called else None)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the last pictures and the losses, and say where they are."""

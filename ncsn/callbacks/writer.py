@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.errors import UserError
-from ncsn.evaluation import refuse_non_finite
 
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
@@ -39,11 +38,12 @@ class SampleWriter(BasePredictionWriter):
         self.num_drawn = num_drawn
         self.directory = Path()
         self.batches: list[tuple[int, Tensor, Tensor]] = []
+        self.bad: list[int] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Agree on the directory, which all ranks have to take part in."""
         self.directory = Path(trainer.log_dir or "")
-        self.batches = []
+        self.batches, self.bad = [], []
 
     def write_on_batch_end(
         self,
@@ -55,21 +55,21 @@ class SampleWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep a batch of samples, images as uint8, in the memory of the host.
+        """Keep a batch of samples, images as uint8, in the memory of the host."""
+        samples = plots.to_uint8(prediction) if prediction.ndim == 4 else prediction
+        numbers, labels = batch
+        self.bad += numbers[~prediction.flatten(1).isfinite().all(1)].tolist()
+        if trainer.world_size == 1:  # others would wait
+            self._refuse_bad(trainer)
+        self.batches.append((int(numbers[0]), samples.cpu(), labels.cpu()))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write each rank's part; when all are there, put them together on the first rank.
 
         Raises:
             UserError: If a sample is not finite.
         """
-        try:
-            refuse_non_finite(prediction)
-        except ValueError as error:
-            raise UserError(f"in batch {batch_idx}, {error}") from error
-        samples = plots.to_uint8(prediction) if prediction.ndim == 4 else prediction
-        numbers, labels = batch
-        self.batches.append((int(numbers[0]), samples.cpu(), labels.cpu()))
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write each rank's part; when all are there, put them together on the first rank."""
+        self._refuse_bad(trainer)
         self.directory.mkdir(parents=True, exist_ok=True)
         torch.save(self.batches, self._part(trainer.global_rank))
         trainer.strategy.barrier("samples written")
@@ -90,6 +90,14 @@ class SampleWriter(BasePredictionWriter):
         self._draw(samples, label, self.directory / "samples.png")
         rank_zero_info(f"{len(samples):,} samples are in {self.directory / 'samples.npz'}")
         rank_zero_info(f"The first of them are drawn in {self.directory / 'samples.png'}")
+
+    def _refuse_bad(self, trainer: pl.Trainer) -> None:
+        if not trainer.strategy.reduce_boolean_decision(not self.bad):
+            which = f"number {self.bad[0]} and {len(self.bad) - 1} more" if self.bad else "some"
+            raise UserError(
+                f"samples are not finite ({which}): lower the sampler's step size, or check the "
+                "weights"
+            )
 
     def _part(self, rank: int) -> Path:
         return self.directory / f"samples-rank{rank}.pt"

@@ -38,7 +38,7 @@ Batch = tuple[Tensor, Tensor]
 
 DIVERGED = (
     "lower model.optimizer's lr, set trainer.gradient_clip_val, or train in another "
-    "trainer.precision. The last checkpoint is from before"
+    "trainer.precision. Checkpoints are from before"
 )
 
 
@@ -251,8 +251,8 @@ class ScoreModule(pl.LightningModule, ABC):
         """The weighted loss of a batch.
 
         Raises:
-            UserError: If it is not finite. On a GPU, whether it is is asked only when the loss is
-                logged, and before a checkpoint is written, since to ask is to wait.
+            UserError: If a loss is not finite. On a GPU and with several processes this is only
+                looked at when the loss is logged, since to look is to wait.
         """
         x, label = batch
         generator = seeded_generator(
@@ -270,22 +270,27 @@ class ScoreModule(pl.LightningModule, ABC):
         loss = losses.mean()
         self.train_loss.update(loss.detach())
         # Lightning's log takes as long as the step of a small network: call it when it is shown.
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        logged = bool(every) and (self.global_step + 1) % every == 0
-        if (logged or not x.is_cuda) and not loss.isfinite():
-            bad = sigma[~losses.isfinite()]
-            raise UserError(
-                f"the loss is {loss.item()} at step {self.global_step}, at noise levels "
-                f"{bad.min().item():.3g} to {bad.max().item():.3g}: {DIVERGED}"
-            )
+        logged = self.trainer._logger_connector.should_update_logs
+        if logged or not (x.is_cuda or self.trainer.world_size > 1):
+            self._refuse_divergence(losses, sigma)
         if logged:
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def _refuse_divergence(self, losses: Tensor, sigma: Tensor) -> None:
+        finite = losses.isfinite()
+        if not self.trainer.strategy.reduce_boolean_decision(bool(finite.all())):
+            bad = sigma if finite.all() else sigma[~finite]  # those of another rank are not
+            raise UserError(
+                f"the loss is not finite at step {self.global_step}, at noise levels from "
+                f"{bad.min().item():.3g} to {bad.max().item():.3g}: {DIVERGED}"
+            )
+
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, over ranks."""
-        self.log("train/loss_epoch", self.train_loss.compute(), sync_dist=True)
-        self.train_loss.reset()
+        if self.train_loss.update_called:  # not at the end of an epoch that a checkpoint ended
+            self.log("train/loss_epoch", self.train_loss.compute(), sync_dist=True)
+            self.train_loss.reset()
 
     def _hide_some(self, label: Tensor, generator: torch.Generator) -> Tensor | None:
         """The labels that a class-conditional network trains with."""
@@ -387,7 +392,8 @@ class ScoreModule(pl.LightningModule, ABC):
         Raises:
             UserError: If there are any.
         """
-        if not all(parameter.isfinite().all() for parameter in self.parameters()):
+        states = (checkpoint["state_dict"], checkpoint.get("current_model_state", {}))
+        if not all(value.isfinite().all() for state in states for value in state.values()):
             raise UserError(f"weights are not finite at step {self.global_step}: {DIVERGED}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ class NCSN(ScoreModule):
         kwargs: See :class:`ncsn.modules.ScoreModule`.
     """
 
-    level_probabilities: Tensor
+    level_probabilities: Tensor | None
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class NCSN(ScoreModule):
             **kwargs,
         )
         self.chosen |= chosen
-        probabilities = torch.ones_like(noise_levels)
+        probabilities = None
         if level_density is not None:
             mean, std = level_density
             probabilities = Normal(mean, std).log_prob(noise_levels.log()).softmax(dim=0)
@@ -90,7 +90,12 @@ class NCSN(ScoreModule):
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Noise levels drawn from the ladder, by ``level_density``."""
-        levels = self.level_probabilities.multinomial(num, replacement=True, generator=generator)
+        p, num_levels = self.level_probabilities, len(self.noise_levels)
+        if p is None:
+            device = self.noise_levels.device
+            levels = torch.randint(num_levels, (num,), generator=generator, device=device)
+        else:
+            levels = p.multinomial(num, replacement=True, generator=generator)
         return self.noise_levels[levels]
 
     def log_likelihood(

@@ -3,6 +3,8 @@
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ def seconds(function: Callable[[], object], repeats: int = 10) -> float:
     return min(times[2:])
 
 
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
 def synchronize() -> None:
     """Wait for the GPU, if there is one."""
     if DEVICE.type == "cuda":
@@ -35,8 +43,8 @@ def synchronize() -> None:
 
 def peak_flops(size: int = 2048) -> float:
     """FLOP/s of a float32 matrix product."""
-    a, b = torch.randn(2, size, size, device=DEVICE)
-    return 2 * size**3 / seconds(lambda: a @ b)
+    a, b, c = torch.randn(3, size, size, device=DEVICE)
+    return 2 * size**3 / seconds(lambda: torch.mm(a, b, out=c))
 
 
 def peak_bandwidth(num: int = 2**27) -> float:

@@ -4,8 +4,8 @@ python tests/benchmarks/sampling_speed.py
 
 The straightforward loop does what a research script does at every step: norms of score, noise and
 image for its log, and a copy of every state on the host, in float32 and PyTorch's default memory
-format. Weights are random: they do not change the cost. Both take turns, and each keeps its best
-round.
+format. Weights are random: they do not change the cost. Both take turns, each in a process of its
+own, and each keeps its best round.
 """
 
 import resource
@@ -14,15 +14,16 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from machine import DEVICE, describe, flops_and_bytes, peak_flops, synchronize
+from machine import DEVICE, alone, describe, flops_and_bytes, peak_flops, synchronize
 from torch import Tensor
+from tqdm import tqdm
 
-from ncsn.cli import CLI
+from ncsn.cli import CLI, keep_freed_memory
 from ncsn.modules import NCSN
 from ncsn.sampling import AnnealedLangevin
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = {"ConditionedResNet of mnist.yaml": "mnist", "U-Net of mnist_cpu.yaml": "mnist_cpu"}
+CONFIGS = {"mnist": "ConditionedResNet of mnist.yaml", "mnist_cpu": "U-Net of mnist_cpu.yaml"}
 
 
 @torch.no_grad()
@@ -38,7 +39,7 @@ def straightforward_sampling(model: NCSN, num: int, steps_per_level: int) -> lis
             x = x + step_size * score + (2 * step_size).sqrt() * z
             norms = [t.flatten(1).norm(dim=1).mean().item() for t in (score, z, x)]
             log.append((*norms, score.mean(0).norm().item()))
-            states.append(x.to("cpu"))
+            states.append(x.to("cpu", copy=True))
     return states
 
 
@@ -47,57 +48,77 @@ def our_sampling(model: NCSN, num: int, steps_per_level: int) -> Tensor:
     return model.sample(num, sampler=AnnealedLangevin(steps_per_level, denoise=False))
 
 
-def peak_memory() -> float:
-    """Peak memory so far, in MB: of the GPU, or of the process."""
+def build(config: str) -> NCSN:
+    """The model of a config, with random weights."""
+    return CLI([f"--config={ROOT}/configs/{config}.yaml"], run=False).model.to(DEVICE).eval()
+
+
+LOOPS = {"straightforward": straightforward_sampling, "ours": our_sampling}
+
+
+def seconds_of(loop: str, config: str, num: int, steps_per_level: int) -> float:
+    """Seconds of a loop after a warm-up, the better of two, in a process that must be new."""
+    if loop == "ours":
+        keep_freed_memory()
+    model = build(config)
+    if loop == "straightforward":
+        model.network.to(memory_format=torch.contiguous_format)
+    times = []
+    for _ in range(3):
+        synchronize()
+        start = time.perf_counter()
+        LOOPS[loop](model, num, steps_per_level)
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def peak_memory(num: int, steps_per_level: int) -> float:
+    """Peak memory in MB of sampling: of the GPU, or of the process, which must be a new one."""
+    keep_freed_memory()
+    our_sampling(build("mnist_cpu"), num, steps_per_level)
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def measure(num_samples: int = 64, steps_per_level: int = 2, rounds: int = 5) -> None:
+def measure(
+    num_samples: int = 64,
+    steps_per_level: int = 2,
+    rounds: int = 3,
+    configs: tuple[str, ...] = tuple(CONFIGS),
+) -> None:
     """Print a table in Markdown, and how memory grows with steps and samples.
 
     Args:
         num_samples: Samples at a time.
         steps_per_level: Langevin steps at each noise level.
         rounds: How often each loop is run.
+        configs: Which configs to sample from.
     """
-    peak, rows = peak_flops(), []
-    for title, config in CONFIGS.items():
-        model = CLI([f"--config={ROOT}/configs/{config}.yaml"], run=False).model.to(DEVICE).eval()
-        num_evaluations = steps_per_level * len(model.noise_levels)
-        loops = {"straightforward": straightforward_sampling, "ours": our_sampling}
-        best = dict.fromkeys(loops, float("inf"))
-        for _ in range(rounds):
-            for name, loop in loops.items():
-                default = name == "straightforward"
-                model.network.to(
-                    memory_format=torch.contiguous_format if default else torch.channels_last
-                )
-                synchronize()
-                start = time.perf_counter()
-                loop(model, num_samples, steps_per_level)
-                synchronize()
-                best[name] = min(best[name], time.perf_counter() - start)
-        flops, _ = flops_and_bytes(lambda model=model: our_sampling(model, num_samples, 1))
-        floor = flops * steps_per_level / peak
-        rate = [f"{num_samples * num_evaluations / best[name]:.0f}" for name in loops]
-        rows.append(
-            [
-                title,
-                *rate,
-                f"{best['straightforward'] / best['ours']:.2f}",
-                f"{best['ours'] / floor:.1f}",
-            ]
-        )
-    heading = "network | straightforward, evaluations/s | ours | ratio | times the floor"
+    peak, measured = peak_flops(), []
+    for config in configs:
+        best = dict.fromkeys(LOOPS, float("inf"))
+        for _ in tqdm(range(rounds), desc=config):
+            for loop in LOOPS:
+                arguments = (loop, config, num_samples, steps_per_level)
+                best[loop] = min(best[loop], alone(seconds_of, *arguments))
+            peak = max(peak, peak_flops())
+        model = build(config)
+        flops, _ = flops_and_bytes(lambda m=model: our_sampling(m, num_samples, 1))
+        evaluations = num_samples * steps_per_level * len(model.noise_levels)
+        measured.append((config, best, evaluations, flops * steps_per_level))
     print(f"{describe()}: {peak / 1e9:.0f} GFLOP/s (matrix product)")
-    print(f"| {heading} |", "|---" * len(rows[0]) + "|", sep="\n")
-    print(*(f"| {' | '.join(row)} |" for row in rows), sep="\n")
-    our_sampling(model, num_samples, 1)
-    before = peak_memory()
-    our_sampling(model, num_samples, 4 * steps_per_level)
-    print(f"peak memory: {before:.0f} MB, {peak_memory():.0f} MB with four times the steps")
+    heading = "network | straightforward, evaluations/s | ours | ratio | times the floor"
+    print(f"| {heading} |", "|---" * 5 + "|", sep="\n")
+    for config, best, evaluations, flops in measured:
+        straightforward, ours = best.values()
+        rates = f"{evaluations / straightforward:.0f} | {evaluations / ours:.0f}"
+        ratios = f"{straightforward / ours:.2f} | {ours * peak / flops:.1f}"
+        print(f"| {CONFIGS[config]} | {rates} | {ratios} |")
+    for times in (1, 4):
+        memory = alone(peak_memory, num_samples, times * steps_per_level)
+        print(f"peak memory with {times * steps_per_level} steps a level: {memory:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ VALUES = {
     "filters": [8, 16, 32, 64, 128],
     "blocks": [1, 2, 4, 7, 14],
     "size": [8, 16, 28, 56, 112],
-    "levels": [1, 10, 100, 1000],
+    "levels": [2, 10, 100, 1000],
 }
 
 
@@ -79,10 +79,10 @@ def cost(batch: int, filters: int, blocks: int, size: int, levels: int) -> dict[
 def plot(rows: list[dict[str, Any]]) -> Figure:
     """Time and memory over each of the sizes."""
     figure = Figure(figsize=(14, 5.4), dpi=100, layout="constrained")
-    units = {"ms": "training step in ms", "saved MB": "saved activations in MB"}
+    units = ("training step in ms", "saved activations in MB")
     panels = figure.subplots(2, len(VALUES), sharey="row", sharex="col")
-    for row, (unit, key) in zip(panels, units.items(), strict=True):
-        row[0].set_ylabel(unit)
+    for row, key in zip(panels, units, strict=True):
+        row[0].set_ylabel(key)
         for axes, name in zip(row, VALUES, strict=True):
             curve = [each for each in rows if each["varied"] == name]
             axes.plot([each[name] for each in curve], [each[key] for each in curve], marker="o")

@@ -62,7 +62,8 @@ class QualityCurve(Callback):
         if trainer.sanity_checking:
             return
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
-        (fd,) = (float(value) for name, value in metrics.items() if "_fd_" in name)
+        scores = [metrics.pop(name) for name in list(metrics) if "_fd_" in name]
+        fd = float(scores[0]) if scores else float("nan")  # samples may have been beyond scoring
         images = trainer.global_step * trainer.datamodule.batch_size
         self.points.append(Point(self.config, epoch, images, self.seconds, fd))
         print(self.points[-1])
@@ -124,10 +125,10 @@ def measure(
     points: list[Point] = []
     for config in configs:
         points += train(config, [*common, *options], max_seconds)
-    with output.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(vars(points[0])))
-        writer.writeheader()
-        writer.writerows(vars(point) for point in points)
+        with output.with_suffix(".csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(vars(points[0])))
+            writer.writeheader()
+            writer.writerows(vars(point) for point in points)
     plot(points).savefig(output.with_suffix(".png"))
     print("| config | epoch | images | seconds | FD |", "|---" * 5 + "|", sep="\n")
     for point in points:

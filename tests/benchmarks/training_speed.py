@@ -4,18 +4,18 @@ python tests/benchmarks/training_speed.py --data_dir data
 
 The straightforward loop is what a first script does: float32 in PyTorch's default memory format,
 torchvision's MNIST with ToTensor through a DataLoader, Adam. The bare loop is our own model, data,
-optimizer and memory settings without Lightning: what `fit` adds to it is the framework's overhead.
-All three train the same network, each in a process of its own; they take turns, and each keeps its
-best round. The floor is the time of the arithmetic at the speed of a large matrix product.
+optimizer, average of the weights and memory settings. To these, `fit` adds what the framework
+costs: Lightning's loops and hooks, loggers, the progress bar, checkpoints, and our checks of the
+numbers. All three train the same network, each in a process of its own; they take turns, and each
+keeps its best round. The floor is the time of the arithmetic at the speed of a large matrix
+product, the best of several in the same run.
 """
 
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,15 @@ import lightning.pytorch as pl
 import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Callback
-from machine import DEVICE, describe, flops_and_bytes, peak_bandwidth, peak_flops, synchronize
+from machine import (
+    DEVICE,
+    alone,
+    describe,
+    flops_and_bytes,
+    peak_bandwidth,
+    peak_flops,
+    synchronize,
+)
 from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
@@ -149,12 +157,6 @@ def straightforward_loop(config: str, data_dir: Path, num_steps: int) -> float:
 LOOPS = {"straightforward": straightforward_loop, "bare": bare_loop, "fit": fit}
 
 
-def alone(loop: str, config: str, data_dir: Path, num_steps: int) -> float:
-    """Seconds a step of a loop in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(LOOPS[loop], config, data_dir, num_steps).result()
-
-
 def measure(
     data_dir: Path = Path("data"),
     rounds: int = 3,
@@ -172,29 +174,30 @@ def measure(
     data_dir, here = data_dir.resolve(), Path.cwd()
     os.environ.setdefault("WANDB_MODE", "disabled")
     peak, bandwidth = peak_flops(), peak_bandwidth()
-    rows = []
+    measured = []
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)  # runs leave their files there
         for config in configs:
             loops = list(LOOPS)[config == "moons" :]
-            num_steps = max(3, round(seconds_each / alone("bare", config, data_dir, 3)))
+            num_steps = max(3, round(seconds_each / alone(bare_loop, config, data_dir, 3)))
             best = dict.fromkeys(loops, float("inf"))
             for _ in tqdm(range(rounds), desc=config):
                 for loop in loops:
-                    best[loop] = min(best[loop], alone(loop, config, data_dir, num_steps))
+                    best[loop] = min(best[loop], alone(LOOPS[loop], config, data_dir, num_steps))
+                peak = max(peak, peak_flops())
             cli = build(config, data_dir)
             model, batch_size = cli.model.to(DEVICE), cli.datamodule.batch_size
             x = torch.zeros(batch_size, *model.data_shape, device=DEVICE)
             flops, moved = flops_and_bytes(lambda m=model, x=x: m.loss(x).backward())
-            first = best.get("straightforward", float("nan"))
-            rows.append(
-                [CONFIGS[config]]
-                + [f"{batch_size / best.get(loop, float('nan')):.0f}" for loop in LOOPS]
-                + [f"{first / best['fit']:.2f}", f"{best['fit'] / best['bare'] - 1:+.1%}"]
-                + [f"{1e3 * (best['fit'] - best['bare']):.2f}"]
-                + [f"{flops / 1e9:.2f}", f"{moved / 1e9:.2f}", f"{best['fit'] * peak / flops:.1f}"]
-            )
+            measured.append((config, batch_size, best, flops, moved))
         os.chdir(here)
+    rows = []
+    for config, batch_size, best, flops, moved in measured:
+        straightforward, bare, ours = (best.get(loop, float("nan")) for loop in LOOPS)
+        row = [f"{batch_size / each:.0f}" for each in (straightforward, bare, ours)]
+        row += [f"{straightforward / ours:.2f}", f"{ours / bare - 1:+.1%}"]
+        row += [f"{1e3 * (ours - bare):.2f}", f"{flops / 1e9:.2f}", f"{moved / 1e9:.2f}"]
+        rows.append([CONFIGS[config], *row, f"{ours * peak / flops:.1f}"])
     print(f"{describe()}: {peak / 1e9:.0f} GFLOP/s (matrix product), {bandwidth / 1e9:.0f} GB/s")
     heading = (
         "network | straightforward, examples/s | bare | fit | fit / straightforward | "

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there, and that hold nothing but data."""
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -10,17 +11,24 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 from ncsn.errors import UserError
 
-__all__ = ["DurableCheckpointIO", "load_checkpoint"]
+__all__ = ["LAST", "DurableCheckpointIO", "checksum", "find_last_checkpoint", "load_checkpoint"]
+
+LAST = "last.ckpt"
+"""The checkpoint from which a run goes on."""
+
+PREVIOUS = "last.previous.ckpt"
+"""The one before, in case the last is damaged."""
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, to the disk, and only then over it; verifies what it reads.
 
     Whatever happens while a checkpoint is written, be it a full disk or a power failure, the
-    previous one of that name stays as it was.
+    previous one of that name stays as it was. Of ``last.ckpt``, the one before is kept too.
     """
 
     def save_checkpoint(
@@ -41,6 +49,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                path.replace(path.with_name(PREVIOUS))
             temporary.replace(path)
         except (OSError, RuntimeError) as error:  # torch wraps those of the file
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
@@ -91,3 +101,39 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not (isinstance(checkpoint, dict) and "state_dict" in checkpoint):
         raise UserError(f"--ckpt_path {path} is not a checkpoint: it has no state_dict")
     return checkpoint
+
+
+def checksum(path: str | Path) -> str:
+    """MD5 of a file, to tell it from others."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def find_last_checkpoint(runs: Path) -> Path | None:
+    """The newest checkpoint that can be read, of the run that has saved one last.
+
+    Args:
+        runs: Directory that holds the runs: ``version_N/checkpoints/last.ckpt``.
+
+    Returns:
+        Its path, or None if no run has saved one.
+
+    Raises:
+        UserError: If the last checkpoint of that run and the one before are damaged.
+    """
+    found = [path for name in (LAST, PREVIOUS) for path in runs.glob(f"*/checkpoints/{name}")]
+    if not found:
+        return None
+    newest = max(found, key=lambda path: path.stat().st_mtime).parent
+    failures: list[UserError] = []
+    for path in (newest / LAST, newest / PREVIOUS):
+        if path in found:
+            try:
+                load_checkpoint(path)
+            except UserError as error:
+                failures.append(error)
+                continue
+            if failures:
+                rank_zero_warn(f"{failures[0]}. Going on from the one before it, {path}")
+            return path
+    raise failures[0]

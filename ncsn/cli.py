@@ -3,19 +3,22 @@
 ``python -m ncsn fit|validate|test|predict --config configs/NAME.yaml``
 """
 
+import csv
 import ctypes
 import math
 import platform
+import signal
 import sys
 import traceback
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import (
     ArgsType,
@@ -25,14 +28,23 @@ from lightning.pytorch.cli import (
 )
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.memory import is_oom_error
 from torch.utils.data import DataLoader
 
-from ncsn.callbacks import ImageEvaluation, PointEvaluation, SampleWriter
-from ncsn.checkpoints import DurableCheckpointIO, load_checkpoint
+from ncsn.callbacks import GracefulStop, ImageEvaluation, PointEvaluation, SampleWriter
+from ncsn.callbacks.graceful_stop import LOST
+from ncsn.checkpoints import (
+    DurableCheckpointIO,
+    checksum,
+    find_last_checkpoint,
+    load_checkpoint,
+)
 from ncsn.compare import compare
 from ncsn.data import InMemoryDataModule
-from ncsn.errors import UserError
+from ncsn.errors import Stopped, UserError
 from ncsn.modules import ScoreModule
+from ncsn.noise import global_seed
 
 __all__ = ["Trainer", "main"]
 
@@ -44,8 +56,20 @@ EXPECTED_WARNINGS = (
     "The dirpath has changed from",  # every run has its own directory
     "Couldn't infer the batch indices",  # predict's batches are the numbers of the samples
     ".*does not have many workers",  # batches come out of memory
+    ".*your dataloader is not resumable",  # its sampler is
+    "Experiment logs directory .* exists",  # when a run goes on, and its metrics are kept
+    "Checkpoint directory .* exists",  # the same
+    "It is recommended to use .*sync_dist=True",  # the metrics are, by torchmetrics
 )
 
+
+WANDB_ID = "wandb_id.txt"
+"""In the directory of a run: the name that W&B has given it."""
+
+OUT_OF_MEMORY = (
+    "lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or the size of "
+    "model.network, or set trainer.precision to bf16-mixed"
+)
 
 DESCRIPTION = """Train a model (fit), evaluate it (validate, test), draw samples (predict).
 Put runs side by side with: ncsn compare RUN RUN ..."""
@@ -116,7 +140,9 @@ class Trainer(pl.Trainer):
         datamodule: InMemoryDataModule | None = None,
         num_samples: PositiveInt = 100,
         batch_size: PositiveInt = 64,
+        first_sample: NonNegativeInt = 0,
         label: int | None = None,
+        resume: Path | None = None,
         ckpt_path: str | None = None,
         weights_only: bool | None = True,
     ) -> None:
@@ -131,13 +157,17 @@ class Trainer(pl.Trainer):
             num_samples: Number of samples to draw.
             batch_size: Samples that are drawn at a time, on each device; fewer if there are not
                 enough for all devices.
+            first_sample: Number of the first sample, so that several runs can share the work.
             label: Class of all samples, −1 for any; by default, a class-conditional model takes
                 its classes in turn.
+            resume: The directory of an interrupted run with the same settings: what it has drawn
+                is kept, and the rest goes there too.
             ckpt_path: The checkpoint with the weights.
             weights_only: Accepted because the config of a fit has it; always True.
 
         Raises:
-            UserError: If there are fewer samples than processes, or the model has no such class.
+            UserError: If there are fewer samples than processes, the model has no such class, or
+                ``resume`` is of other samples.
         """
         num_classes = model.network.num_classes
         if label is not None and not -1 <= label < num_classes:
@@ -148,14 +178,26 @@ class Trainer(pl.Trainer):
             )
         # Lightning shares the batches out among ranks.
         batch_size = min(batch_size, math.ceil(num_samples / self.world_size))
-        numbers = torch.arange(num_samples)
-        labels = (
-            numbers % max(num_classes, 1) if label is None else torch.full_like(numbers, label)
-        )
-        batches: Any = list(zip(numbers.split(batch_size), labels.split(batch_size), strict=True))
+        about = {
+            "checkpoint": checksum(ckpt_path) if ckpt_path else "none",
+            "seed": global_seed(),
+            "sampler": str(model.sampler),
+            "guidance_scale": model.guidance_scale,
+            "label": label,
+            "first_sample": first_sample,
+        }
+        writer = SampleWriter(resume or Path(self.log_dir or "."), about)
+        self.callbacks.append(writer)  # type: ignore[attr-defined]
+        numbers = writer.missing(torch.arange(first_sample, first_sample + num_samples))
+        gaps = (numbers.diff() != 1).nonzero().flatten() + 1
+        batches = [part for run in numbers.tensor_split(gaps) for part in run.split(batch_size)]
+        labels = [
+            part % max(num_classes, 1) if label is None else torch.full_like(part, label)
+            for part in batches
+        ]
         super().predict(
             model,
-            DataLoader(batches, batch_size=None),
+            DataLoader(cast(Any, list(zip(batches, labels, strict=True))), batch_size=None),
             return_predictions=False,
             ckpt_path=ckpt_path,
             weights_only=True,
@@ -166,10 +208,12 @@ class SaveConfig(SaveConfigCallback):
     """Writes config.yaml into the run's directory, and the config to W&B."""
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Send the config to W&B; the file has been written."""
+        """Send the config to W&B, and note W&B's name of the run; the file has been written."""
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())
+                if logger.version and trainer.log_dir:
+                    (Path(trainer.log_dir) / WANDB_ID).write_text(logger.version)
 
 
 class CLI(LightningCLI):
@@ -182,6 +226,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        self.goes_on_from: Path | None = None  # checkpoint of a run whose directory is kept
         super().__init__(
             ScoreModule,
             InMemoryDataModule,
@@ -213,9 +258,33 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the config, with checkpoints that survive."""
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(GracefulStop())  # type: ignore[attr-defined]
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            # Lightning's own saves a file from which any later job in this directory goes on.
+            environment.auto_requeue = False
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's choice
             trainer.strategy.checkpoint_io = DurableCheckpointIO()
         return trainer
+
+    def before_fit(self) -> None:
+        """Let the loggers go on where those of the checkpoint's run stopped."""
+        if self.goes_on_from is None:
+            return
+        self.config_init["fit"]["ckpt_path"] = str(self.goes_on_from)
+        run = self.goes_on_from.parent.parent
+        self._overwrite_config()
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger._version = run.name
+                go_on_with_metrics(logger, load_checkpoint(self.goes_on_from)["global_step"])
+            if isinstance(logger, WandbLogger) and (run / WANDB_ID).is_file():
+                logger._id = logger._wandb_init["id"] = (run / WANDB_ID).read_text()
+
+    def _overwrite_config(self) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfig):
+                callback.overwrite = True
 
     def before_predict(self) -> None:
         """Have the samples written, and leave W&B out: there are no metrics."""
@@ -223,7 +292,12 @@ class CLI(LightningCLI):
         loggers = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
         # A logger gives the run its directory.
         self.trainer.loggers = loggers or [CSVLogger("lightning_logs", name="predict")]
-        self.trainer.callbacks.append(SampleWriter())  # type: ignore[attr-defined]
+        resume = self.config_init["predict"]["resume"]
+        if resume is not None:
+            if not resume.is_dir():
+                raise UserError(f"--resume {resume} is not the directory of a predict")
+            self.trainer.loggers = [CSVLogger(resume.parent, name="", version=resume.name)]
+            self._overwrite_config()
 
     def instantiate_classes(self) -> None:
         """Make the objects of the config; what they refuse is the user's mistake."""
@@ -247,7 +321,9 @@ class CLI(LightningCLI):
         ckpt_path = self.config[subcommand]["ckpt_path"]
         if ckpt_path is None and subcommand != "fit":
             raise UserError(f"{subcommand} needs trained weights: give --ckpt_path CHECKPOINT")
-        if ckpt_path is not None:
+        if ckpt_path == "last":
+            self._find_last_checkpoint(subcommand)
+        elif ckpt_path is not None:
             load_checkpoint(ckpt_path)  # refuses what is not one, before the work begins
         if subcommand == "fit":
             return  # keeps the user's values
@@ -260,6 +336,40 @@ class CLI(LightningCLI):
         for name, value in of_user.items():
             if name in init_args:  # the checkpoint may be of another class
                 init_args[name] = value
+
+    def _find_last_checkpoint(self, subcommand: str) -> None:
+        """Replace ``last`` by the path of the last checkpoint of this config's runs."""
+        config = self.config[subcommand]
+        loggers = config["trainer"]["logger"]
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if getattr(logger, "class_path", "").endswith(".CSVLogger"):
+                runs = Path(logger.init_args.save_dir) / logger.init_args.name
+                break
+        else:
+            raise UserError(
+                "--ckpt_path last looks where trainer.logger's CSVLogger writes, and there is "
+                "none: give the path of a checkpoint"
+            )
+        path = find_last_checkpoint(runs)
+        if path is None and subcommand != "fit":
+            raise UserError(f"--ckpt_path last: no run in {runs} has saved a checkpoint")
+        if path is None:
+            rank_zero_info(f"--ckpt_path last: no run in {runs} yet, so this is the first")
+        if subcommand == "fit":  # before_fit gives it to the trainer, but not to the stored config
+            self.goes_on_from, path = path, None
+        config["ckpt_path"] = path and str(path)
+
+
+def go_on_with_metrics(logger: CSVLogger, global_step: int) -> None:
+    """Keep the metrics of the steps before ``global_step``, which a new writer would delete."""
+    path = Path(logger.log_dir) / "metrics.csv"
+    rows: list[Any] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < global_step]
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        logger.experiment.metrics.extend(rows)
+        logger.save()
 
 
 def _raised_in(error: BaseException) -> str:
@@ -321,3 +431,15 @@ def main(args: ArgsType = None) -> None:
         CLI(args)
     except (UserError, MisconfigurationException) as error:
         fail(str(error))
+    except Stopped as stop:
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            sys.exit(128 + stop.signum)
+        fail(str(stop), status=128 + stop.signum)
+    except RuntimeError as error:
+        if is_oom_error(error):
+            fail(f"out of memory: {OUT_OF_MEMORY}")
+        if LOST in getattr(error, "__notes__", ()):
+            fail(LOST)
+        raise
+    except KeyboardInterrupt:
+        fail("interrupted", status=128 + signal.SIGINT)

@@ -1,11 +1,10 @@
 """The W&B logger, with the real wandb running offline."""
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS, OVERLAYS, run_process
+from conftest import CONFIGS, OVERLAYS, run_process, wandb_records
 
 from ncsn.loggers import WandbLogger, offline_reason
 
@@ -13,27 +12,11 @@ SMOKE = ("--config", CONFIGS / "digits.yaml", "--config", OVERLAYS / "smoke.yaml
 
 
 def history(run_file):
-    """The rows of metrics in a .wandb file: LevelDB's log format, each record a protobuf."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, position, pending, rows = run_file.read_bytes(), 7, b"", []
-    while position + 7 <= len(content):
-        room = 32768 - position % 32768
-        if room < 7:  # a block's end is padded
-            position += room
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        pending += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = Record.FromString(pending)
-            pending = b""
-            if record.HasField("history"):
-                items = record.history.item
-                rows.append(
-                    {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
-                )
-    return rows
+    """The rows of metrics in a .wandb file."""
+    items = [r.history.item for r in wandb_records(run_file) if r.HasField("history")]
+    return [
+        {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in row} for row in items
+    ]
 
 
 @pytest.mark.slow

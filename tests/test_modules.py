@@ -1,8 +1,11 @@
+import warnings
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
 
+from ncsn.errors import UserError
 from ncsn.modules import DSM, NCSN
 from ncsn.networks import MLP, ConditionedResNet, ScoreNetwork, UNet
 from ncsn.noise import Stream, noise_level_ratio, seeded_generator
@@ -179,3 +182,30 @@ def test_other_objectives_train_and_estimate_the_same_loss(objective):
 def test_impossible_modules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class SmallMemory(MLP):
+    """Raises what torch raises, when a batch is larger than it likes."""
+
+    limit = 16
+
+    def forward(self, x, sigma):
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(x, sigma)
+
+
+def test_samples_are_drawn_fewer_at_a_time_when_memory_is_short():
+    torch.manual_seed(0)
+    module = NCSN(MLP(hidden_dim=8), sampler=AnnealedLangevin(steps_per_level=1))
+    torch.manual_seed(0)
+    small = NCSN(SmallMemory(hidden_dim=8), sampler=AnnealedLangevin(steps_per_level=1))
+    with pytest.warns(UserWarning, match="drawing 25 samples at a time"):
+        samples = small.draw(30, 80)
+    torch.testing.assert_close(samples, module.draw(30, 80))
+    small.network.limit = 0
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(UserError, match="not enough memory for a single sample"),
+    ):
+        small.draw(0, 4)

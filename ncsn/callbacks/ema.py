@@ -48,6 +48,7 @@ class ExponentialMovingAverage(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=False)
         self.decay = decay
+        self._swapped = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look up the tensors, once."""
@@ -69,3 +70,14 @@ class ExponentialMovingAverage(WeightAveraging):
             self._latest_update_step = trainer.global_step
             update_average(self._average, self._weights, trainer.global_step - 1, self.decay)
             torch._foreach_copy_(*self._buffers)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give a module that is stopped while it validates its own weights back."""
+        if self._swapped:
+            self._swap_models(pl_module)
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped

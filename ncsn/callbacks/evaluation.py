@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -145,20 +146,16 @@ class Evaluation(Callback, ABC):
         samples = CatMetric(nan_strategy="disable").to(module.device)
         batches = _batches(trainer, module, num)
         steps = len(batches) * module.sampler.num_evaluations(len(module.noise_levels))
-        progress = iter(track(range(steps), "Sampling", disable=not trainer.is_global_zero))
+        bar = track(range(steps), "Sampling", disable=not trainer.is_global_zero)
+        with closing(iter(bar)) as progress:  # type: ignore[type-var]
 
-        def monitor(sigma: float, x: Tensor) -> None:
-            next(progress)
+            def monitor(sigma: float, x: Tensor) -> None:
+                next(progress, None)
 
-        for start, stop in batches:
-            drawn = module.sample(
-                stop - start,
-                module.labels_of_samples(start, stop),
-                generator=module.sample_generator(start, stop),
-                monitor=monitor,
-            )
-            samples.update(drawn)
-        next(progress, None)  # ends the bar
+            for start, stop in batches:
+                label = module.labels_of_samples(start, stop)
+                samples.update(module.draw(start, stop, label, monitor=monitor))
+            next(progress, None)  # completes the bar
         return samples.compute().view(num, *module.data_shape)
 
     def _likelihood(
@@ -344,14 +341,12 @@ def _losses(
 
 def _about(trainer: pl.Trainer, module: "ScoreModule", samples: Tensor) -> dict[str, Any]:
     """What was evaluated, and how."""
-    sampler = module.sampler
-    args = {k: v for k, v in vars(sampler).items() if isinstance(v, str | float | int | None)}
     return {
         "checkpoint": str(trainer.ckpt_path),
         "model": type(module).__name__,
         "data": type(data_of(trainer)).__name__,
-        "sampler": f"{type(sampler).__name__}({', '.join(f'{k}={v}' for k, v in args.items())})",
-        "num_evaluations": sampler.num_evaluations(len(module.noise_levels)),
+        "sampler": str(module.sampler),
+        "num_evaluations": module.sampler.num_evaluations(len(module.noise_levels)),
         "num_samples": len(samples),
         "seed": global_seed(),
         "time": datetime.now().isoformat(timespec="seconds"),

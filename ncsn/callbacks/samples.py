@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +16,8 @@ from rich.progress import track
 from torch import Tensor
 
 from ncsn import plots
+from ncsn.callbacks.graceful_stop import refuse_to_go_on
+from ncsn.errors import Stopped
 from ncsn.evaluation import Scores, image_scores, point_scores
 from ncsn.metrics import load_features
 from ncsn.noise import Stream, seeded_generator
@@ -130,10 +132,17 @@ class SamplePictures(Callback, ABC):
             return
         self.last_preview = epoch
         scores: dict[str, float] = {}
+        stopped = None
         if trainer.is_global_zero:
-            with self._sampling(trainer, pl_module) as module:
-                scores = self._preview(trainer, module)
-        for name, value in trainer.strategy.broadcast(scores).items():
+            try:
+                with self._sampling(trainer, pl_module) as module:
+                    scores = self._preview(trainer, module)
+            except Stopped as error:
+                stopped = error.signum
+        scores, stopped = trainer.strategy.broadcast((scores, stopped))
+        if stopped is not None:
+            raise Stopped(stopped)
+        for name, value in scores.items():
             pl_module.log(f"val/{name}", value)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -181,7 +190,11 @@ class SamplePictures(Callback, ABC):
         num = max(self.num_samples, num_scored)
         label = module.labels_of_samples(0, num)
         samples = module.sample(
-            num, label, sampler=module.preview_sampler, generator=module.sample_generator(0, num)
+            num,
+            label,
+            sampler=module.preview_sampler,
+            generator=module.sample_generator(0, num),
+            monitor=lambda sigma, x: refuse_to_go_on(trainer),
         )
         shown = label if label is None else label[: self.num_samples]
         self.draw_preview(trainer, module, samples[: self.num_samples], shown)
@@ -246,18 +259,19 @@ class ImageSamples(SamplePictures):
         frames: list[Tensor] = []
         num_evaluations = module.sampler.num_evaluations(len(module.noise_levels))
         frame_every = max(1, num_evaluations // self.num_frames)
-        progress = iter(track(range(num_evaluations), "Sampling"))
-
-        def monitor(sigma: float, x: Tensor) -> None:
-            step = next(progress)
-            last_of_level[sigma] = x[:10]
-            if step % frame_every == 0:
-                frames.append(x[:16])
-
         label = module.labels_of_samples(0, self.num_samples)
         generator = module.sample_generator(0, self.num_samples)
-        samples = module.sample(self.num_samples, label, generator=generator, monitor=monitor)
-        next(progress, None)  # ends the bar
+        with closing(iter(track(range(num_evaluations), "Sampling"))) as progress:  # type: ignore[type-var]
+
+            def monitor(sigma: float, x: Tensor) -> None:
+                refuse_to_go_on(trainer)
+                step = next(progress)
+                last_of_level[sigma] = x[:10]
+                if step % frame_every == 0:
+                    frames.append(x[:16])
+
+            samples = module.sample(self.num_samples, label, generator=generator, monitor=monitor)
+            next(progress, None)  # completes the bar
         self._write_grid(trainer, "samples.png", plots.by_class(samples, label))
         rows = list(last_of_level.items())
         if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
@@ -300,8 +314,12 @@ class PointSamples(SamplePictures):
 
     def draw_final(self, trainer: pl.Trainer, module: "ScoreModule") -> None:
         """Samples beside data, and the score field."""
-        generator = module.sample_generator(0, self.num_samples)
-        self._draw(trainer, module, module.sample(self.num_samples, generator=generator))
+        samples = module.sample(
+            self.num_samples,
+            generator=module.sample_generator(0, self.num_samples),
+            monitor=lambda sigma, x: refuse_to_go_on(trainer),
+        )
+        self._draw(trainer, module, samples)
 
     def score(self, data: "InMemoryDataModule", samples: Tensor) -> Scores:
         """Distances to data; see :func:`ncsn.evaluation.point_scores`."""

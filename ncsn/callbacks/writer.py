@@ -1,8 +1,8 @@
 """The files that ``predict`` writes."""
 
+import json
+import shutil
 from collections.abc import Sequence
-from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.errors import UserError
+from ncsn.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
@@ -23,27 +23,56 @@ __all__ = ["SampleWriter"]
 
 
 class SampleWriter(BasePredictionWriter):
-    """Gathers the samples of all ranks into ``samples.npz``, and draws the first of them.
+    """Writes samples as they are drawn, puts them together in ``samples.npz``, and draws some.
 
     The archive holds ``samples``, in the order of their numbers: uint8 of shape
     ``(n, channels, height, width)`` for images, float32 of shape ``(n, dim)`` for points. Those
     of a class-conditional model come with their ``labels``, shape ``(n,)``.
 
+    Until all are there, each batch is a file in ``parts/``, from which an interrupted run goes on.
+
     Args:
+        directory: Where the files are written.
+        about: What the samples depend on, beside their numbers; what goes on in a directory with
+            parts must agree with them.
         num_drawn: Number of samples in the picture ``samples.png``.
+
+    Raises:
+        UserError: If there are parts of other samples.
     """
 
-    def __init__(self, num_drawn: int = 100) -> None:
+    def __init__(self, directory: Path, about: dict[str, Any], num_drawn: int = 100) -> None:
         super().__init__(write_interval="batch")
-        self.num_drawn = num_drawn
-        self.directory = Path()
-        self.batches: list[tuple[int, Tensor, Tensor]] = []
+        self.directory, self.about, self.num_drawn = directory, about, num_drawn
+        self.parts = directory / "parts"
         self.bad: list[int] = []
+        if self._about_file.is_file():
+            before = json.loads(self._about_file.read_text())
+            for name in before:
+                if before[name] != about[name]:
+                    raise UserError(
+                        f"--resume {directory} is of other samples: {name} was {before[name]}, "
+                        f"and is {about[name]} now"
+                    )
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Agree on the directory, which all ranks have to take part in."""
-        self.directory = Path(trainer.log_dir or "")
-        self.batches, self.bad = [], []
+    @property
+    def _about_file(self) -> Path:
+        return self.parts / "about.json"
+
+    def missing(self, numbers: Tensor) -> Tensor:
+        """Those of the samples with the given numbers that have not been written."""
+        written = [torch.arange(*map(int, part.stem.split("-"))) for part in self._written()]
+        return numbers[~torch.isin(numbers, torch.cat(written))] if written else numbers
+
+    def _written(self) -> list[Path]:
+        return sorted(self.parts.glob("*.npz"))
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what the parts are of."""
+        if trainer.is_global_zero:
+            self.parts.mkdir(parents=True, exist_ok=True)
+            self._about_file.write_text(json.dumps(self.about, indent=2))
+        trainer.strategy.barrier("directory of samples")
 
     def write_on_batch_end(
         self,
@@ -55,41 +84,50 @@ class SampleWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep a batch of samples, images as uint8, in the memory of the host."""
-        samples = plots.to_uint8(prediction) if prediction.ndim == 4 else prediction
+        """Write a batch of samples, images as uint8; whole, or not at all."""
         numbers, labels = batch
-        self.bad += numbers[~prediction.flatten(1).isfinite().all(1)].tolist()
+        bad = numbers[~prediction.flatten(1).isfinite().all(1)].tolist()
+        self.bad += bad
         if trainer.world_size == 1:  # others would wait
             self._refuse_bad(trainer)
-        self.batches.append((int(numbers[0]), samples.cpu(), labels.cpu()))
+        if bad:
+            return
+        samples = plots.to_uint8(prediction) if prediction.ndim == 4 else prediction
+        path = self.parts / f"{int(numbers[0]):09d}-{int(numbers[-1]) + 1:09d}.npz"
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as file:
+            np.savez(file, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
+        temporary.replace(path)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write each rank's part; when all are there, put them together on the first rank.
+        """When all samples are there, put them together on the first rank.
 
         Raises:
             UserError: If a sample is not finite.
         """
         self._refuse_bad(trainer)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        torch.save(self.batches, self._part(trainer.global_rank))
         trainer.strategy.barrier("samples written")
         if not trainer.is_global_zero:
             return
-        parts = [self._part(rank) for rank in range(trainer.world_size)]
-        batches = chain.from_iterable(torch.load(part, weights_only=True) for part in parts)
-        _, of_samples, of_labels = zip(*sorted(batches, key=itemgetter(0)), strict=True)
-        samples = torch.cat(of_samples)
-        arrays: dict[str, Any] = {"samples": samples.numpy()}
+        parts = [np.load(part) for part in self._written()]
+        arrays = {"samples": np.concatenate([part["samples"] for part in parts])}
         label = None
         if cast("ScoreModule", pl_module).network.num_classes:
-            label = torch.cat(of_labels)
-            arrays["labels"] = label.numpy()
-        np.savez_compressed(self.directory / "samples.npz", **arrays)
-        for part in parts:
-            part.unlink()
+            arrays["labels"] = np.concatenate([part["labels"] for part in parts])
+            label = torch.from_numpy(arrays["labels"])
+        np.savez_compressed(self.directory / "samples.npz", allow_pickle=False, **arrays)
+        samples = torch.from_numpy(arrays["samples"])
         self._draw(samples, label, self.directory / "samples.png")
+        shutil.rmtree(self.parts)
         rank_zero_info(f"{len(samples):,} samples are in {self.directory / 'samples.npz'}")
         rank_zero_info(f"The first of them are drawn in {self.directory / 'samples.png'}")
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Say how to go on."""
+        if isinstance(exception, Stopped) and self._written():
+            exception.advice = f"; what is drawn is kept: go on with --resume {self.directory}"
 
     def _refuse_bad(self, trainer: pl.Trainer) -> None:
         if not trainer.strategy.reduce_boolean_decision(not self.bad):
@@ -98,9 +136,6 @@ class SampleWriter(BasePredictionWriter):
                 f"samples are not finite ({which}): lower the sampler's step size, or check the "
                 "weights"
             )
-
-    def _part(self, rank: int) -> Path:
-        return self.directory / f"samples-rank{rank}.pt"
 
     def _draw(self, samples: Tensor, label: Tensor | None, path: Path) -> None:
         if samples.ndim == 4:

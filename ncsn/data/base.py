@@ -1,6 +1,8 @@
 """A datamodule for data that fits into memory, batched without touching single examples."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -40,6 +42,24 @@ class TensorBatches(Dataset[Batch]):
         """The batch of the given examples; the loader prefers this to ``__getitem__``."""
         rows = torch.tensor(indices)
         return self.data[rows], self.labels[rows]
+
+
+class ResumableSampler(DistributedSampler[Batch]):
+    """Shares the examples out among ranks, and leaves out those that an epoch has had.
+
+    Lightning counts the batches of an epoch and stores their number in checkpoints, but a run that
+    goes on from the middle of an epoch would get its first batches again.
+    """
+
+    trainer: pl.Trainer | None = None
+    batch_size = 0
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+        # A generator: this runs when the first batch is asked for, and the count is right.
+        done = 0
+        if self.trainer is not None:
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        yield from islice(super().__iter__(), done * self.batch_size, None)
 
 
 def as_is(batch: Any) -> Any:
@@ -132,7 +152,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         # An explicit DistributedSampler, also for one process: it takes the order from the seed
         # and the epoch instead of the global random state, and Lightning leaves it alone.
         trainer = self.trainer
-        sampler: DistributedSampler[Batch] = DistributedSampler(
+        sampler = ResumableSampler(
             self.splits[split],
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
@@ -140,6 +160,8 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
             seed=global_seed(),
             drop_last=shuffle,
         )
+        if shuffle and isinstance(trainer, pl.Trainer):
+            sampler.trainer, sampler.batch_size = trainer, self.batch_size
         return DataLoader(
             self.splits[split],
             batch_size=self.batch_size,

@@ -11,7 +11,8 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -148,6 +149,7 @@ class ScoreModule(pl.LightningModule, ABC):
         self.num_scored_samples = num_scored_samples
         self.train_loss = MeanMetric(nan_strategy="disable")  # looking for NaN would synchronise
         self.val_loss = MeanPerLevel(len(noise_levels))
+        self.usual_loss: float | None = None
         # What "auto" in the config came to.
         self.chosen: dict[str, float] = {}
         for name, each in (("sampler", sampler), ("preview_sampler", preview_sampler)):
@@ -274,8 +276,19 @@ class ScoreModule(pl.LightningModule, ABC):
         if logged or not (x.is_cuda or self.trainer.world_size > 1):
             self._refuse_divergence(losses, sigma)
         if logged:
+            self._warn_of_spike(losses.detach(), sigma)
             self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _warn_of_spike(self, losses: Tensor, sigma: Tensor) -> None:
+        """Say where a loss is far above those that were logged before."""
+        loss, usual = losses.mean().item(), self.usual_loss
+        if usual is not None and loss > 10 * usual:
+            rank_zero_warn(
+                f"the loss of step {self.global_step} is {loss:.3g}, {loss / usual:.0f} times the "
+                f"usual {usual:.3g}; most of it is at noise level {sigma[losses.argmax()]:.3g}"
+            )
+        self.usual_loss = loss if usual is None else 0.9 * usual + 0.1 * loss
 
     def _refuse_divergence(self, losses: Tensor, sigma: Tensor) -> None:
         finite = losses.isfinite()
@@ -285,6 +298,21 @@ class ScoreModule(pl.LightningModule, ABC):
                 f"the loss is not finite at step {self.global_step}, at noise levels from "
                 f"{bad.min().item():.3g} to {bad.max().item():.3g}: {DIVERGED}"
             )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient, whenever the loss is logged.
+
+        Raises:
+            UserError: If it is not finite, other than in float16, where such steps are left out.
+        """
+        if not self.trainer._logger_connector.should_update_logs:
+            return
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not scaled and not norm.isfinite():  # ranks have the same gradient
+            raise UserError(f"the gradient is not finite at step {self.global_step}: {DIVERGED}")
+        self.log("train/grad_norm", norm)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, over ranks."""
@@ -340,10 +368,49 @@ class ScoreModule(pl.LightningModule, ABC):
         """Draw samples: ``batch`` has their numbers ``start, ..., stop - 1`` and their classes."""
         numbers, label = batch
         start, stop = int(numbers[0]), int(numbers[-1]) + 1
-        return self.sample(
-            stop - start,
-            label if self.network.num_classes else None,
-            generator=self.sample_generator(start, stop),
+        return self.draw(start, stop, label if self.network.num_classes else None)
+
+    def draw(
+        self,
+        start: int,
+        stop: int,
+        label: Tensor | None = None,
+        *,
+        monitor: Monitor | None = None,
+    ) -> Tensor:
+        """Draw the samples ``start <= i < stop``, fewer at a time if the memory does not suffice.
+
+        Args:
+            start: Number of the first sample.
+            stop: One past the number of the last sample.
+            label: Class of each sample, shape ``(stop - start,)``.
+            monitor: Called after each network evaluation.
+
+        Returns:
+            Samples, shape ``(stop - start, *data_shape)``.
+
+        Raises:
+            UserError: If not even one sample fits into the memory.
+        """
+        try:
+            generator = self.sample_generator(start, stop)
+            return self.sample(stop - start, label, generator=generator, monitor=monitor)
+        except RuntimeError as error:
+            if not is_oom_error(error):
+                raise
+        # Here the exception is gone, and with it the tensors that its traceback held.
+        garbage_collection_cuda()
+        half = (stop - start) // 2
+        if not half:
+            raise UserError("there is not enough memory for a single sample")
+        warnings.warn(f"out of memory: drawing {half} samples at a time", stacklevel=2)
+        middle = start + half
+        first, rest = (None, None) if label is None else (label[:half], label[half:])
+        return torch.cat(
+            [
+                self.draw(start, middle, first, monitor=monitor),
+                self.draw(middle, stop, rest, monitor=monitor),
+            ]
         )
 
     def sample_generator(self, start: int, stop: int) -> SampleGenerator:
@@ -416,6 +483,29 @@ class ScoreModule(pl.LightningModule, ABC):
                 f"the checkpoint was trained with sigma_max=auto={trained:.4g}, but this data "
                 f"gives {sigma_max:.4g}: give the data of the training"
             )
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            schedules = bool(checkpoint.get("lr_schedulers", self.lr_scheduler))
+            if schedules != (self.lr_scheduler is not None):
+                raise UserError(
+                    f"the checkpoint was saved {'with' if schedules else 'without'} a "
+                    "model.lr_scheduler, and the config is the other way round: train on with the "
+                    "schedule of the checkpoint's config"
+                )
+            self._repeat_accumulation(checkpoint)
+
+    def _repeat_accumulation(self, checkpoint: dict[str, Any]) -> None:
+        """Take batches again whose gradients were accumulated, but are not in the checkpoint."""
+        if "loops" not in checkpoint:
+            return  # weights alone
+        loop = checkpoint["loops"]["fit_loop"]
+        progress = loop["epoch_loop.batch_progress"]
+        again = progress["current"]["ready"] % self.trainer.accumulate_grad_batches
+        if again and not progress["is_last_batch"]:
+            for counts in (progress["current"], progress["total"]):
+                for name in counts:
+                    counts[name] -= again
+            # Lightning adds one to this at a step's end, after that is saved, and again on load.
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and, if there is one, the learning rate's schedule.

@@ -58,6 +58,10 @@ class Sampler(ABC):
     ) -> Tensor:
         """The algorithm: take the states ``x`` from ``sigmas[0]`` to ``sigmas[-1]``."""
 
+    def __str__(self) -> str:
+        args = {k: v for k, v in vars(self).items() if isinstance(v, str | float | int | None)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in args.items())})"
+
     @abstractmethod
     def run_evaluations(self, num_levels: int) -> int:
         """How often :meth:`run` evaluates the network."""

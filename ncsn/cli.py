@@ -9,6 +9,7 @@ import math
 import platform
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from argparse import ArgumentParser
@@ -65,6 +66,10 @@ EXPECTED_WARNINGS = (
 
 WANDB_ID = "wandb_id.txt"
 """In the directory of a run: the name that W&B has given it."""
+
+# Where a fault is that of the config. In other code, it is its author's.
+LIBRARIES = {"", "jsonargparse", "lightning", "ncsn", "sklearn", "torch", "torchmetrics"}
+LIBRARIES |= {"torchvision", "wandb", *sys.stdlib_module_names}
 
 OUT_OF_MEMORY = (
     "lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or the size of "
@@ -303,16 +308,19 @@ class CLI(LightningCLI):
         """Make the objects of the config; what they refuse is the user's mistake."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (UserError, MisconfigurationException):
+            raise
+        except Exception as error:
             cause: BaseException = error
-            while _raised_in(cause) in ("jsonargparse", "lightning"):  # look below their message
-                deeper = cause.__cause__ or cause.__context__
+            while _modules(cause)[-1].split(".")[0] in ("jsonargparse", "lightning"):
+                deeper = cause.__cause__ or cause.__context__  # below their message
                 if deeper is None:
                     break
                 cause = deeper
-            if _raised_in(cause) == "ncsn":
-                raise UserError(str(cause)) from error
-            raise  # a fault in somebody's code, who wants to see where
+            if of_somebodys_own_code(cause):
+                raise
+            kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
+            raise UserError(f"the config cannot be used: {kind}{cause}") from error
 
     def _parse_ckpt_path(self) -> None:
         subcommand = self.config.get("subcommand")
@@ -372,18 +380,30 @@ def go_on_with_metrics(logger: CSVLogger, global_step: int) -> None:
         logger.save()
 
 
-def _raised_in(error: BaseException) -> str:
-    """The top-level package of the code that raised an error."""
-    name = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        name = frame.f_globals["__name__"]
-    return name.split(".")[0]
+def _modules(error: BaseException) -> list[str]:
+    """The modules that an error came through; the last has raised it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [frame.f_globals["__name__"] for frame, _ in frames] or [""]
+
+
+def of_somebodys_own_code(error: BaseException) -> bool:
+    """Whether an error came through other code than ours, whose author wants to see where."""
+    return bool({module.split(".")[0] for module in _modules(error)} - LIBRARIES)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
     """Print one line and exit."""
     sys.stderr.write("error: " + " ".join(message.split()) + "\n")
     sys.exit(status)
+
+
+def unexpected(error: Exception) -> NoReturn:
+    """Print one line for an error that nobody has thought of, and keep where it came from."""
+    if of_somebodys_own_code(error):
+        raise error
+    with tempfile.NamedTemporaryFile("w", prefix="ncsn-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    fail(f"{type(error).__name__}: {error}; where this comes from is in {file.name}")
 
 
 def compare_runs(args: list[str]) -> None:
@@ -438,8 +458,13 @@ def main(args: ArgsType = None) -> None:
     except RuntimeError as error:
         if is_oom_error(error):
             fail(f"out of memory: {OUT_OF_MEMORY}")
-        if LOST in getattr(error, "__notes__", ()):
+        in_collective = _modules(error)[-1].startswith("torch.distributed")
+        if in_collective or LOST in getattr(error, "__notes__", ()):
             fail(LOST)
-        raise
+        unexpected(error)
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            fail(f"{error.filename or 'a file or a network connection'}: {error.strerror}")
+        unexpected(error)
     except KeyboardInterrupt:
         fail("interrupted", status=128 + signal.SIGINT)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock
 from jsonargparse.typing import PositiveInt
 from torchvision.datasets import MNIST
 from torchvision.datasets.utils import check_integrity
@@ -73,7 +74,9 @@ class MNISTDataModule(InMemoryDataModule):
         raw = self.data_dir / "MNIST" / "raw"
         if not all((raw / name).is_file() for name in CHECKSUMS):
             try:
-                MNIST(str(self.data_dir), download=True)
+                raw.mkdir(parents=True, exist_ok=True)
+                with FileLock(raw / ".lock"):  # others may be at it
+                    MNIST(str(self.data_dir), download=True)
             except (OSError, RuntimeError) as error:
                 raise UserError(
                     f"MNIST is not in {raw} and could not be downloaded there ({error}). "

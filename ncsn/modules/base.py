@@ -521,7 +521,7 @@ class ScoreModule(pl.LightningModule, ABC):
             if self.lr_scheduler is None:
                 return optimizer
             scheduler: Any = self.lr_scheduler(optimizer)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"model.optimizer or model.lr_scheduler: {error}") from error
         steps = self.trainer.estimated_stepping_batches
         end = getattr(scheduler, "total_steps", steps)

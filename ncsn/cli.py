@@ -214,11 +214,13 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Send the config to W&B, and note W&B's name of the run; the file has been written."""
+        # Only the first rank comes here: trainer.log_dir would wait for the others.
+        directory = getattr(trainer.logger, "log_dir", None)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())
-                if logger.version and trainer.log_dir:
-                    (Path(trainer.log_dir) / WANDB_ID).write_text(logger.version)
+                if logger.version and directory:
+                    (Path(directory) / WANDB_ID).write_text(logger.version)
 
 
 class CLI(LightningCLI):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import CONFIGS
 
-from ncsn.checkpoints import DurableCheckpointIO, load_checkpoint
+from ncsn.checkpoints import DurableCheckpointIO, find_last_checkpoint, load_checkpoint
 from ncsn.cli import CLI
 from ncsn.errors import UserError
 from ncsn.modules import DSM
@@ -155,3 +155,23 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
         assert os.listdir(tmp_path) == ["last.ckpt"]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_last_is_the_newest_checkpoint_that_can_be_read(tmp_path):
+    assert find_last_checkpoint(tmp_path) is None
+    old, new = (tmp_path / f"version_{n}/checkpoints" for n in (0, 1))
+    for step, directory in ((1, old), (2, new), (3, new)):
+        DurableCheckpointIO().save_checkpoint(
+            {**CHECKPOINT, "step": step}, directory / "last.ckpt"
+        )
+    last, previous = new / "last.ckpt", new / "last.previous.ckpt"
+    assert find_last_checkpoint(tmp_path) == last
+    assert [load_checkpoint(path)["step"] for path in (last, previous)] == [3, 2]
+    truncate(last)
+    with pytest.warns(UserWarning, match=r"last\.ckpt.*Going on from the one before it"):
+        assert find_last_checkpoint(tmp_path) == previous
+    last.unlink()  # killed between two renames
+    assert find_last_checkpoint(tmp_path) == previous
+    empty(previous)
+    with pytest.raises(UserError, match=r"last\.previous\.ckpt"):  # not silently an older run
+        find_last_checkpoint(tmp_path)

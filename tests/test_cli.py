@@ -210,6 +210,15 @@ def test_resumed_training_goes_on_where_it_stopped(cli):
             assert torch.equal(value, resumed[weights][name]), name
 
 
+def test_a_resumed_training_keeps_its_schedule(cli, capsys):
+    assert cli("fit", *MOONS) == 0
+    more = ("--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert cli("fit", *MOONS, *more, "--model.lr_scheduler", "null") == 1
+    assert "saved with a model.lr_scheduler" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert cli("fit", *MOONS, *more) == 0
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]  # in its directory
+
+
 def test_losses_of_a_resumed_run_are_those_of_its_epochs(cli):
     every_other = ("--trainer.check_val_every_n_epoch", 2, "--trainer.max_epochs")
     assert cli("fit", *MOONS, *every_other, 2) == 0
@@ -239,6 +248,8 @@ MISTAKES = {
     "unknown class": (["fit", *MOONS, "--model.network", "UNett"], "UNett"),
     "missing config": (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
     "missing checkpoint": (["fit", *MOONS, "--ckpt_path", "no.ckpt"], "no.ckpt"),
+    "checkpoint by URL": (["fit", *MOONS, "--ckpt_path", "http://x.org/a.ckpt"], "not a file"),
+    "last of none": (["test", *MOONS, "--ckpt_path", "last"], "no run in lightning_logs/moons"),
     "predict untrained": (["predict", *MOONS], "--ckpt_path"),
     "no samples": (["predict", *MOONS, "--num_samples", "0"], "num_samples"),
     "huge batch": (["fit", *MOONS, "--data.batch_size", "5000"], "4000 training examples"),

@@ -3,8 +3,10 @@ import warnings
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+from ncsn.data import MoonsDataModule
 from ncsn.errors import UserError
 from ncsn.modules import DSM, NCSN
 from ncsn.networks import MLP, ConditionedResNet, ScoreNetwork, UNet
@@ -209,3 +211,49 @@ def test_samples_are_drawn_fewer_at_a_time_when_memory_is_short():
         pytest.raises(UserError, match="not enough memory for a single sample"),
     ):
         small.draw(0, 4)
+
+
+def test_a_loss_far_above_the_usual_is_named_with_its_noise_level():
+    module = NCSN(MLP(hidden_dim=8))
+    losses, sigma = torch.ones(4), torch.tensor([1.0, 0.5, 0.25, 0.1])
+    for _ in range(3):
+        module._warn_of_spike(losses, sigma)
+    losses[2] = 100.0
+    with pytest.warns(UserWarning, match=r"is 25\.8, 26 times the usual 1; .* noise level 0\.25"):
+        module._warn_of_spike(losses, sigma)
+
+
+class NotANumber(torch.autograd.Function):
+    """Zero, whose gradient is not a number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 0 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.nan
+
+
+class BadGradient(DSM):
+    """The loss is fine."""
+
+    def loss(self, *args, **kwargs):
+        weight = next(self.parameters())
+        return super().loss(*args, **kwargs) + NotANumber.apply(weight.sum())
+
+
+def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path):
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        log_every_n_steps=1,
+        logger=CSVLogger(tmp_path),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    module = BadGradient(MLP(hidden_dim=8), preview_every_n_epochs=0)
+    with pytest.raises(UserError, match="the gradient is not finite at step 0"):
+        trainer.fit(module, datamodule=MoonsDataModule(num_points=80, batch_size=32))

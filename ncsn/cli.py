@@ -9,6 +9,7 @@ import math
 import platform
 import signal
 import sys
+import sysconfig
 import tempfile
 import traceback
 import warnings
@@ -67,9 +68,12 @@ EXPECTED_WARNINGS = (
 WANDB_ID = "wandb_id.txt"
 """In the directory of a run: the name that W&B has given it."""
 
-# Where a fault is that of the config. In other code, it is its author's.
-LIBRARIES = {"", "jsonargparse", "lightning", "ncsn", "sklearn", "torch", "torchmetrics"}
-LIBRARIES |= {"torchvision", "wandb", *sys.stdlib_module_names}
+LIBRARIES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parent),
+    "<",  # frozen modules
+)
+"""Where the files of Python, of all that is installed, and of this project are."""
 
 OUT_OF_MEMORY = (
     "lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or the size of "
@@ -314,7 +318,7 @@ class CLI(LightningCLI):
             raise
         except Exception as error:
             cause: BaseException = error
-            while _modules(cause)[-1].split(".")[0] in ("jsonargparse", "lightning"):
+            while _raised_in(cause).split(".")[0] in ("jsonargparse", "lightning"):
                 deeper = cause.__cause__ or cause.__context__  # below their message
                 if deeper is None:
                     break
@@ -370,6 +374,7 @@ class CLI(LightningCLI):
         config["ckpt_path"] = path and str(path)
 
 
+@rank_zero_only
 def go_on_with_metrics(logger: CSVLogger, global_step: int) -> None:
     """Keep the metrics of the steps before ``global_step``, which a new writer would delete."""
     path = Path(logger.log_dir) / "metrics.csv"
@@ -377,20 +382,22 @@ def go_on_with_metrics(logger: CSVLogger, global_step: int) -> None:
     if path.is_file():
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) < global_step]
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        logger.experiment.metrics.extend(rows)
-        logger.save()
+    logger.experiment.metrics.extend(rows)
+    logger.save()
 
 
-def _modules(error: BaseException) -> list[str]:
-    """The modules that an error came through; the last has raised it."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return [frame.f_globals["__name__"] for frame, _ in frames] or [""]
+def _raised_in(error: BaseException) -> str:
+    """The module that has raised an error."""
+    name = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_globals["__name__"]
+    return name
 
 
 def of_somebodys_own_code(error: BaseException) -> bool:
-    """Whether an error came through other code than ours, whose author wants to see where."""
-    return bool({module.split(".")[0] for module in _modules(error)} - LIBRARIES)
+    """Whether an error came through code that is not a library's; its author wants to see it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -460,7 +467,7 @@ def main(args: ArgsType = None) -> None:
     except RuntimeError as error:
         if is_oom_error(error):
             fail(f"out of memory: {OUT_OF_MEMORY}")
-        in_collective = _modules(error)[-1].startswith("torch.distributed")
+        in_collective = _raised_in(error).startswith("torch.distributed")
         if in_collective or LOST in getattr(error, "__notes__", ()):
             fail(LOST)
         unexpected(error)

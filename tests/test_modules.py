@@ -3,6 +3,7 @@ import warnings
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import CONFIGS, OVERLAYS
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -195,6 +196,14 @@ class SmallMemory(MLP):
         if len(x) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().forward(x, sigma)
+
+
+def test_a_training_that_needs_too_much_memory_says_what_to_lower(cli, capsys):
+    smoke = ("--config", CONFIGS / "moons.yaml", "--config", OVERLAYS / "smoke.yaml")
+    network = ("--model.network", "test_modules.SmallMemory", "--data.batch_size", 64)
+    assert cli("fit", *smoke, *network) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: out of memory: lower data.batch_size")
 
 
 def test_samples_are_drawn_fewer_at_a_time_when_memory_is_short():

@@ -80,23 +80,27 @@ def test_a_signal_ends_a_fit_with_a_checkpoint(signum, place, options):
 
 
 @pytest.mark.parametrize(
-    ("to", "place", "options"),
+    ("signum", "to", "place", "options"),
     [
-        ((0,), "training", ENDLESS),
-        ((1,), "training", ENDLESS),
-        ((0, 1), "training", ENDLESS),
-        ((1,), "validation", ENDLESS),
-        ((1,), "preview", (*ENDLESS, *SLOW_PREVIEW)),  # waits for rank 0, which draws
-        ((1,), "pictures", SLOW_PICTURES),
+        (signal.SIGTERM, (0,), "training", ENDLESS),
+        (signal.SIGTERM, (1,), "training", ENDLESS),
+        (signal.SIGTERM, (0, 1), "training", ENDLESS),
+        (signal.SIGINT, (0, 1), "training", ENDLESS),  # as a terminal does
+        (signal.SIGUSR1, (1,), "training", ENDLESS),
+        (signal.SIGTERM, (1,), "validation", ENDLESS),
+        # Rank 1 waits for rank 0, which draws.
+        (signal.SIGTERM, (1,), "preview", (*ENDLESS, *SLOW_PREVIEW)),
+        (signal.SIGINT, (0, 1), "preview", (*ENDLESS, *SLOW_PREVIEW)),
+        (signal.SIGTERM, (1,), "pictures", SLOW_PICTURES),
     ],
 )
-def test_a_signal_to_any_rank_ends_all(to, place, options):
+def test_a_signal_to_any_rank_ends_all(signum, to, place, options):
     process = start(*DDP, *options, PLACE=place)
-    assert stop(process, place, signal.SIGTERM, to, world_size=2) < 10
-    assert process.returncode == 128 + signal.SIGTERM
+    assert stop(process, place, signum, to, world_size=2) < 10
+    assert process.returncode == 128 + signum
     checkpoint = load_last(RUNS / "version_0")
     *_, last = Path("log.txt").read_text().strip().splitlines()
-    assert last.startswith("error: stopped by SIGTERM")
+    assert last.startswith(f"error: stopped by {NAMES[signum]}")
     if place != "pictures":
         assert f"after step {checkpoint['global_step']}; go on with --ckpt_path last" in last
 

@@ -64,7 +64,7 @@ class GracefulStop(Checkpoint):
         self._watch: Watch | None = None
         self._previous: dict[int, Any] = {}
         self._fitting = False
-        self._first_signal = 0.0
+        self._first_signal = float("inf")
 
     # ---- Lightning's hooks -------------------------------------------------------------------
 
@@ -159,10 +159,9 @@ class GracefulStop(Checkpoint):
     # ---- helpers -----------------------------------------------------------------------------
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self.signum:
-            self._first_signal = time.monotonic()
-        elif signum == signal.SIGINT and time.monotonic() > self._first_signal + 2:
+        if signum == signal.SIGINT and time.monotonic() > self._first_signal + 2:
             os._exit(128 + signum)  # the user insists
+        self._first_signal = min(self._first_signal, time.monotonic())
         self.signum = self.signum or signum
         if not self._fitting:
             raise Stopped(self.signum)

@@ -122,6 +122,8 @@ GAUSSIAN = Gaussian([0.5, -1.0], GAUSSIAN_COVARIANCE)
         Euler(num_steps=400),
         Heun(num_steps=60),
         DPMSolver(num_steps=80),
+        DPMSolver(num_steps=80, eta=1.0),
+        DPMSolver(num_steps=200, eta=3.0),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
@@ -180,6 +182,10 @@ def run_alike(*samplers, num_levels=9):
     return [sampler(GAUSSIAN, x, levels, torch.Generator().manual_seed(1)) for sampler in samplers]
 
 
+def test_the_first_step_of_the_sde_solver_is_ancestral_sampling():
+    torch.testing.assert_close(*run_alike(DPMSolver(2, eta=1.0), Ancestral(2)))
+
+
 def test_consistent_annealed_sampling_is_ddim_or_ancestral_sampling_at_two_step_sizes():
     g = (0.1 / 5.0) ** (1 / 8)
     ddim, ancestral = ConsistentAnnealedSampling(1 - g), ConsistentAnnealedSampling(1 - g**2)
@@ -224,6 +230,29 @@ def test_steps_are_those_of_diffusers_scheduler():
     torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize(("eta", "algorithm"), [(0.0, "dpmsolver++"), (1.0, "sde-dpmsolver++")])
+def test_dpm_solver_is_that_of_diffusers(eta, algorithm):
+    diffusers = pytest.importorskip("diffusers", reason="needs the extra `dev`")
+    theirs = diffusers.EDMDPMSolverMultistepScheduler(
+        sigma_min=0.01,
+        sigma_max=50.0,
+        sigma_schedule="exponential",
+        algorithm_type=algorithm,
+        lower_order_final=False,
+    )
+    theirs.precondition_outputs = lambda x, denoised, sigma: denoised  # the network's task
+    theirs.set_timesteps(12)
+    levels, score = theirs.sigmas[:-1], gaussian_score(0.3, 0.7)
+    x = 50 * torch.randn(4, 3)
+    expected, generator = x, torch.Generator().manual_seed(2)
+    for sigma, t in zip(levels[:-1], theirs.timesteps[:-1], strict=True):
+        denoised = expected + sigma**2 * score(expected, sigma.expand(4))
+        expected = theirs.step(denoised, t, expected, generator=generator).prev_sample
+    sampler = DPMSolver(num_steps=None, eta=eta, denoise=False)
+    ours = sampler(score, x, levels, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(ours, expected)
+
+
 def test_a_langevin_step_is_that_of_diffusers_scheduler():
     # Its step_correct chooses the step size from norms; given that one, the step is ours.
     diffusers = pytest.importorskip("diffusers", reason="needs the extra `dev`")
@@ -254,6 +283,7 @@ def test_the_last_step_is_the_posterior_mean():
 SAMPLERS = [Langevin(0.01, 7), AnnealedLangevin(5), AnnealedLangevin(5, denoise=False)]
 SAMPLERS += [DPMSolver(9), AnnealedLangevin(3, prior="uniform"), Heun(4), Euler(), Ancestral(5)]
 SAMPLERS += [PredictorCorrector(6, corrector_steps=2), ConsistentAnnealedSampling(0.9)]
+SAMPLERS += [DPMSolver(9, eta=1.0)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -296,6 +326,7 @@ def test_sample_i_is_the_same_in_any_batch_and_the_global_state_is_left_alone(sa
         lambda: AnnealedLangevin(step_size=0.1, convention="step"),
         lambda: Langevin(convention="eps"),
         lambda: DPMSolver(num_steps=1),
+        lambda: DPMSolver(eta=-0.1),
         lambda: Langevin(prior="gaussian"),
         lambda: Heun(num_steps=0),
         lambda: PredictorCorrector(corrector_steps=-1),
@@ -307,7 +338,7 @@ def test_sample_i_is_the_same_in_any_batch_and_the_global_state_is_left_alone(sa
     ],
 )
 def test_impossible_samplers_are_refused(make):
-    with pytest.raises(ValueError, match=r"step|prior|signal_to_noise|has one"):
+    with pytest.raises(ValueError, match=r"step|prior|eta|signal_to_noise|has one"):
         make()
 
 

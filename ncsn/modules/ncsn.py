@@ -41,8 +41,8 @@ class NCSN(ScoreModule):
         data_diameter: Largest distance between two examples, for ``auto``. From the command line
             it is linked to the data's.
         sampler: Draws the samples; by default, annealed Langevin dynamics with 100 steps a level.
-        preview_sampler: Draws the samples during training; by default, DPM-Solver++ with 20
-            network evaluations.
+        preview_sampler: Draws the samples during training; by default, SDE-DPM-Solver++
+            with 20 network evaluations.
         kwargs: See :class:`ncsn.modules.ScoreModule`.
     """
 
@@ -78,7 +78,7 @@ class NCSN(ScoreModule):
             sampler or AnnealedLangevin(),
             data_shape=data_shape,
             data_diameter=data_diameter,
-            preview_sampler=preview_sampler or DPMSolver(num_steps=20),
+            preview_sampler=preview_sampler or DPMSolver(num_steps=20, eta=1.0),
             **kwargs,
         )
         self.chosen |= chosen

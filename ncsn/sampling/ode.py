@@ -81,35 +81,53 @@ class Heun(LadderSampler):
 
 
 class DPMSolver(LadderSampler):
-    """DPM-Solver++(2M), a linear multistep method of second order in log σ.
+    """DPM-Solver++(2M) and SDE-DPM-Solver++(2M), linear multistep methods in λ = −log σ.
 
-    With g = σ_{i+1} / σ_i, constant on the ladder::
+    Langevin dynamics of strength η beside the probability flow leaves its marginals as they are,
+    and corrects what the network and the steps do wrong::
 
-        x ← g x + (1 − g) (3/2 D_i − 1/2 D_{i−1}),
+        dx = (1 + η) (D − x) dλ + √(2η) σ dw.
 
-    whose first step uses D_0 alone.
+    With g = σ_{i+1} / σ_i, constant on the ladder, and D extrapolated from its last two values::
+
+        x ← g^{1+η} x + (1 − g^{1+η}) (3/2 D_i − 1/2 D_{i−1}) + √(1 − g^{2η}) σ_{i+1} z,
+
+    whose first step uses D_0 alone. η = 0 is the probability flow; η = 1 is the reversed diffusion,
+    where D_i alone would be ancestral sampling.
 
     Source:
-        Lu et al. 2022, "DPM-Solver++" (arXiv 2211.01095), algorithm 2, for α = 1.
+        Lu et al. 2022, "DPM-Solver++" (arXiv 2211.01095), algorithm 2 and, for η = 1,
+        SDE-DPM-Solver++(2M), for α = 1.
 
     Args:
         num_steps: Number of noise levels, at least 2; ``None`` for those of training.
+        eta: Strength η >= 0 of the noise.
         denoise: Whether to end with a Tweedie step.
+
+    Raises:
+        ValueError: If a value is outside its domain.
     """
 
-    def __init__(self, num_steps: int | None = 20, denoise: bool = True) -> None:
+    def __init__(self, num_steps: int | None = 20, eta: float = 0.0, denoise: bool = True) -> None:
         super().__init__(num_steps, denoise)
+        if not 0 <= eta < math.inf:
+            raise ValueError(f"eta must be a number of at least 0, got {eta}")
+        self.eta = eta
 
     def run(
         self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
     ) -> Tensor:
-        """Draws no noise."""
+        """Draws no noise if η is 0."""
         previous = None
         for sigma, sigma_next in pairwise(sigmas):
             denoised = x + sigma**2 * score(x, sigma)
             g = sigma_next / sigma
             target = denoised if previous is None else 1.5 * denoised - 0.5 * previous
-            x, previous = g * x + (1 - g) * target, denoised
+            keep = g ** (1 + self.eta)
+            x, previous = keep * x + (1 - keep) * target, denoised
+            if self.eta:
+                beta = math.sqrt(1 - g ** (2 * self.eta))
+                x = x + beta * sigma_next * normal_like(x, generator)
             monitor(sigma_next, x)
         return x
 

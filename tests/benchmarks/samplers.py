@@ -38,6 +38,7 @@ SAMPLERS: dict[str, Sampler] = {
     "Euler (DDIM)": Euler(num_steps=50),
     "Heun": Heun(num_steps=13),
     "DPM-Solver++(2M)": DPMSolver(num_steps=20),
+    "SDE-DPM-Solver++(2M)": DPMSolver(num_steps=20, eta=1.0),
 }
 
 
@@ -54,8 +55,8 @@ def compare_samplers(
     module = NCSN.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
     if torch.cuda.is_available():
         module.cuda()
-    figure = Figure(figsize=(10, 11.4), dpi=100, layout="constrained")
-    panels = figure.subplots(3, 3).flat
+    figure = Figure(figsize=(13.4, 6.6), dpi=100, layout="constrained")
+    panels = figure.subplots(2, 5).flat
     rows = ["| sampler | evaluations | seconds |", "|---|---|---|"]
     for (name, sampler), axes in zip(SAMPLERS.items(), panels, strict=True):
         start, batches = time.perf_counter(), []

@@ -92,8 +92,8 @@ class DPMSolver(LadderSampler):
 
         x ← g^{1+η} x + (1 − g^{1+η}) (3/2 D_i − 1/2 D_{i−1}) + √(1 − g^{2η}) σ_{i+1} z,
 
-    whose first step uses D_0 alone. η = 0 is the probability flow; η = 1 is the reversed diffusion,
-    where D_i alone would be ancestral sampling.
+    whose first step uses D_0 alone. η = 0 is the probability flow, η = 1 the reversed diffusion,
+    for which D_i alone would be ancestral sampling.
 
     Source:
         Lu et al. 2022, "DPM-Solver++" (arXiv 2211.01095), algorithm 2 and, for η = 1,

@@ -9,7 +9,6 @@ import math
 import platform
 import signal
 import sys
-import sysconfig
 import tempfile
 import traceback
 import warnings
@@ -20,8 +19,8 @@ from typing import Any, NoReturn, cast
 import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -35,7 +34,7 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from torch.utils.data import DataLoader
 
 from ncsn.callbacks import GracefulStop, ImageEvaluation, PointEvaluation, SampleWriter
-from ncsn.callbacks.graceful_stop import LOST
+from ncsn.callbacks.graceful_stop import LOST, SIGNALS
 from ncsn.checkpoints import (
     DurableCheckpointIO,
     checksum,
@@ -44,7 +43,7 @@ from ncsn.checkpoints import (
 )
 from ncsn.compare import compare
 from ncsn.data import InMemoryDataModule
-from ncsn.errors import Stopped, UserError
+from ncsn.errors import Stopped, UserError, of_somebodys_own_code
 from ncsn.modules import ScoreModule
 from ncsn.noise import global_seed
 
@@ -67,13 +66,6 @@ EXPECTED_WARNINGS = (
 
 WANDB_ID = "wandb_id.txt"
 """In the directory of a run: the name that W&B has given it."""
-
-LIBRARIES = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(Path(__file__).parent),
-    "<",  # frozen modules
-)
-"""Where the files of Python, of all that is installed, and of this project are."""
 
 OUT_OF_MEMORY = (
     "lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or the size of "
@@ -185,8 +177,6 @@ class Trainer(pl.Trainer):
             raise UserError(
                 f"--num_samples {num_samples} cannot be shared among {self.world_size} processes"
             )
-        # Lightning shares the batches out among ranks.
-        batch_size = min(batch_size, math.ceil(num_samples / self.world_size))
         about = {
             "checkpoint": checksum(ckpt_path) if ckpt_path else "none",
             "seed": global_seed(),
@@ -194,10 +184,16 @@ class Trainer(pl.Trainer):
             "guidance_scale": model.guidance_scale,
             "label": label,
             "first_sample": first_sample,
+            "num_samples": num_samples,
         }
         writer = SampleWriter(resume or Path(self.log_dir or "."), about)
         self.callbacks.append(writer)  # type: ignore[attr-defined]
-        numbers = writer.missing(torch.arange(first_sample, first_sample + num_samples))
+        all_numbers = torch.arange(first_sample, first_sample + num_samples)
+        numbers = writer.missing(all_numbers)
+        if len(numbers) < self.world_size:  # Lightning wants work for all: draws the last again
+            numbers = all_numbers[-self.world_size :]
+        # Lightning shares the batches out among ranks.
+        batch_size = min(batch_size, math.ceil(len(numbers) / self.world_size))
         gaps = (numbers.diff() != 1).nonzero().flatten() + 1
         batches = [part for run in numbers.tensor_split(gaps) for part in run.split(batch_size)]
         labels = [
@@ -270,10 +266,10 @@ class CLI(LightningCLI):
         """The trainer of the config, with checkpoints that survive."""
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.append(GracefulStop())  # type: ignore[attr-defined]
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment):
-            # Lightning's own saves a file from which any later job in this directory goes on.
-            environment.auto_requeue = False
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                # Every run has its own directory: there, last.ckpt is to stay the last.
+                callback._enable_version_counter = False
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's choice
             trainer.strategy.checkpoint_io = DurableCheckpointIO()
         return trainer
@@ -288,7 +284,7 @@ class CLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger._version = run.name
-                go_on_with_metrics(logger, load_checkpoint(self.goes_on_from)["global_step"])
+                go_on_with_metrics(logger, self.goes_on_from)
             if isinstance(logger, WandbLogger) and (run / WANDB_ID).is_file():
                 logger._id = logger._wandb_init["id"] = (run / WANDB_ID).read_text()
 
@@ -305,8 +301,10 @@ class CLI(LightningCLI):
         self.trainer.loggers = loggers or [CSVLogger("lightning_logs", name="predict")]
         resume = self.config_init["predict"]["resume"]
         if resume is not None:
-            if not resume.is_dir():
-                raise UserError(f"--resume {resume} is not the directory of a predict")
+            if not SampleWriter.is_begun(resume):
+                raise UserError(
+                    f"--resume {resume} is not the directory of an interrupted predict"
+                )
             self.trainer.loggers = [CSVLogger(resume.parent, name="", version=resume.name)]
             self._overwrite_config()
 
@@ -324,7 +322,7 @@ class CLI(LightningCLI):
                     break
                 cause = deeper
             if of_somebodys_own_code(cause):
-                raise
+                raise cause from None
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
             raise UserError(f"the config cannot be used: {kind}{cause}") from error
 
@@ -375,9 +373,10 @@ class CLI(LightningCLI):
 
 
 @rank_zero_only
-def go_on_with_metrics(logger: CSVLogger, global_step: int) -> None:
-    """Keep the metrics of the steps before ``global_step``, which a new writer would delete."""
+def go_on_with_metrics(logger: CSVLogger, checkpoint: Path) -> None:
+    """Keep the metrics of the steps before a checkpoint, which a new writer would delete."""
     path = Path(logger.log_dir) / "metrics.csv"
+    global_step = load_checkpoint(checkpoint)["global_step"]
     rows: list[Any] = []
     if path.is_file():
         with path.open(newline="") as file:
@@ -392,12 +391,6 @@ def _raised_in(error: BaseException) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = frame.f_globals["__name__"]
     return name
-
-
-def of_somebodys_own_code(error: BaseException) -> bool:
-    """Whether an error came through code that is not a library's; its author wants to see it."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -461,18 +454,20 @@ def main(args: ArgsType = None) -> None:
     except (UserError, MisconfigurationException) as error:
         fail(str(error))
     except Stopped as stop:
+        for signum in SIGNALS:  # the first says how this ends
+            signal.signal(signum, signal.SIG_IGN)
         if rank_zero_only.rank:  # type: ignore[attr-defined]
             sys.exit(128 + stop.signum)
         fail(str(stop), status=128 + stop.signum)
     except RuntimeError as error:
         if is_oom_error(error):
             fail(f"out of memory: {OUT_OF_MEMORY}")
-        in_collective = _raised_in(error).startswith("torch.distributed")
-        if in_collective or LOST in getattr(error, "__notes__", ()):
-            fail(LOST)
+        for note in getattr(error, "__notes__", ()):
+            if note.startswith(LOST):
+                fail(note)
         unexpected(error)
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
+        if isinstance(error, OSError) and error.strerror and not of_somebodys_own_code(error):
             fail(f"{error.filename or 'a file or a network connection'}: {error.strerror}")
         unexpected(error)
     except KeyboardInterrupt:

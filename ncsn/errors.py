@@ -1,8 +1,22 @@
 """The exceptions that are shown to users as a single line."""
 
+import os
 import signal
+import sysconfig
+import traceback
+from pathlib import Path
 
-__all__ = ["Stopped", "UserError"]
+__all__ = ["Stopped", "UserError", "of_somebodys_own_code"]
+
+LIBRARIES = (
+    *(
+        sysconfig.get_path(name) + os.sep
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ),
+    str(Path(__file__).parent) + os.sep,
+    "<",  # frozen modules
+)
+"""Where the files of Python, of all that is installed, and of this project are."""
 
 
 class UserError(RuntimeError):
@@ -22,3 +36,9 @@ class Stopped(Exception):
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.signum).name}{self.advice}"
+
+
+def of_somebodys_own_code(error: BaseException) -> bool:
+    """Whether an error came through code that is not a library's; its author wants to see it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames)

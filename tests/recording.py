@@ -78,6 +78,10 @@ class Misfortune(Callback):
     def on_predict_start(self, trainer, pl_module):
         self.arrive(trainer, "predict")
 
+    def on_predict_end(self, trainer, pl_module):
+        if self.arrive(trainer, "written"):  # put together next
+            time.sleep(1)
+
     def on_test_start(self, trainer, pl_module):
         self.arrive(trainer, "test")
 

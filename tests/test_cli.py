@@ -136,7 +136,7 @@ def test_numbers_that_are_not_finite_end_the_run_and_reach_no_file(cli, capsys):
 
     diverging = last_line("fit", *MOONS, "--model.optimizer.lr", "1e20")
     assert "the loss is not finite at step 1" in diverging
-    assert "model.optimizer's lr" in diverging
+    assert "a lower lr of model.optimizer" in diverging
     assert not Path("lightning_logs/moons/version_1/checkpoints").exists()
     sampler = ("--model.sampler", "Langevin", "--model.sampler.num_steps", 50)
     huge = ("--ckpt_path", checkpoint, *sampler, "--model.sampler.step_size", "1e30")
@@ -213,8 +213,20 @@ def test_resumed_training_goes_on_where_it_stopped(cli):
 def test_a_resumed_training_keeps_its_schedule(cli, capsys):
     assert cli("fit", *MOONS) == 0
     more = ("--ckpt_path", "last", "--trainer.max_epochs", 2)
-    assert cli("fit", *MOONS, *more, "--model.lr_scheduler", "null") == 1
-    assert "saved with a model.lr_scheduler" in capsys.readouterr().err.strip().splitlines()[-1]
+    for option, before in {
+        (
+            "--model.lr_scheduler",
+            "null",
+        ): "lr_scheduler.class_path=torch.optim.lr_scheduler.StepLR",
+        ("--model.lr_scheduler.gamma", "0.5"): "lr_scheduler.gamma=0.95, and the config has 0.5",
+        ("--model.optimizer.lr", "1e-6"): "optimizer.lr=0.005, and the config has 1e-06",
+        ("--model.optimizer", "SGD"): "optimizer.class_path=torch.optim.Adam",
+        ("--model.sigma", "0.5"): "sigma=0.1, and the config has 0.5",
+        ("--model.network.hidden_dim", "8"): "network.hidden_dim=128, and the config has 8",
+    }.items():
+        assert cli("fit", *MOONS, *more, *option) == 1
+        *_, last = capsys.readouterr().err.strip().splitlines()
+        assert f"the checkpoint was trained with model.{before}" in last
     assert cli("fit", *MOONS, *more) == 0
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]  # in its directory
 
@@ -278,6 +290,32 @@ def test_a_mistake_in_a_process_has_no_traceback(tmp_path):
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "--data.data_dir" in result.stderr.strip().splitlines()[-1]
+
+
+OWN = """
+import torch
+from ncsn.networks import MLP
+
+class Bug(MLP):
+    def forward(self, x, sigma):
+        return x @ torch.ones(3, 3)
+
+class Table(MLP):
+    def __init__(self, dim=2):
+        super().__init__(dim)
+        open("nowhere.txt")
+"""
+
+
+@pytest.mark.parametrize(("name", "error"), [("Bug", "RuntimeError"), ("Table", "FileNotFound")])
+def test_a_mistake_in_a_class_of_the_users_own_shows_where_it_is(tmp_path, name, error):
+    (tmp_path / "ncsn_mine.py").write_text(OWN)
+    args = ["--config", CONFIGS / "moons.yaml", "--model.network", f"ncsn_mine.{name}"]
+    path = f"{ROOT}:{tmp_path}"
+    result = run_process("fit", *args, *SMOKE, check=False, PYTHONPATH=path)
+    assert result.returncode == 1
+    assert "ncsn_mine.py" in result.stderr
+    assert error in result.stderr.strip().splitlines()[-1]
 
 
 PAGE_FAULTS = """

@@ -125,6 +125,33 @@ def assert_same_training(run, undisturbed):
     np.testing.assert_equal(losses(run), losses(undisturbed))
 
 
+def test_the_shipped_schedule_of_checkpoints_goes_on_too():
+    # moons.yaml validates every fifth epoch. Stopped before that, killed after, then to its end.
+    shipped = yaml.safe_load((CONFIGS / "moons.yaml").read_text())["trainer"]
+    callbacks = [{"class_path": "recording.Misfortune"}, *shipped["callbacks"]]
+    every_n = shipped["check_val_every_n_epoch"]
+    trainer = {**SHORT["trainer"], "callbacks": callbacks, "check_val_every_n_epoch": every_n}
+    trainer |= {"max_epochs": 6, "accumulate_grad_batches": 1, "enable_progress_bar": True}
+    Path("short.yaml").write_text(yaml.safe_dump({**SHORT, "trainer": trainer}))
+    steps = ("--model.lr_scheduler.total_steps", 6 * BATCHES)
+    finish(*steps)
+    os.rename(RUNS / "version_0", "undisturbed")
+    process = start(*steps, PLACE="training")
+    while not Path("training-0").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert load_last(RUNS / "version_0")["global_step"] < 2 * BATCHES
+    kill_at = 4 * BATCHES + 10
+    assert start(*steps, *LAST, KILL_AT=str(kill_at)).wait() == -signal.SIGKILL
+    assert load_last(RUNS / "version_0")["global_step"] == 4 * BATCHES
+    finish(*steps, *LAST)
+    assert_same_training(RUNS / "version_0", Path("undisturbed"))
+    written = {path.name for path in (RUNS / "version_0/checkpoints").iterdir()}
+    assert written == {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
+
+
 def test_a_training_killed_ten_times_ends_like_one_that_was_not():
     finish()
     chance = random.Random(0)

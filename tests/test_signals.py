@@ -48,6 +48,11 @@ def stop(process, place, signum, to=(0,), world_size=1, wait=0.3):
     """Send a signal to ranks when all are at a place; returns the seconds until all are gone."""
     pids = [wait_for(Path(f"{place}-{rank}"), process) for rank in range(world_size)]
     time.sleep(wait)
+    return end(process, pids, signum, to)
+
+
+def end(process, pids, signum, to):
+    """Send a signal to ranks; returns the seconds until all are gone."""
     begin = time.monotonic()
     for rank in to:
         os.kill(pids[rank], signum)
@@ -127,6 +132,49 @@ def test_a_signal_ends_what_is_not_a_training_at_once(action):
     assert process.returncode == 128 + signal.SIGTERM
     *_, last = Path("log.txt").read_text().strip().splitlines()
     assert last.startswith("error: stopped by SIGTERM")
+
+
+@pytest.mark.parametrize("to", [(1,), (0, 1)])
+def test_a_signal_ends_a_rank_that_waits_for_another_at_once(to):
+    # Of three batches rank 0 draws two: rank 1 waits for it, in a collective.
+    finish("--trainer.max_epochs", 1, "--model.lr_scheduler", "null")
+    slow = ("--num_samples", 3, "--batch_size", 1, "--model.sampler.num_steps", 15_000)
+    process = start(*LAST, *DDP, *slow, action="predict", PLACE="written")
+    pids = [process.pid, wait_for(Path("written-1"), process)]
+    time.sleep(1.5)
+    assert not Path("written-0").exists()
+    assert end(process, pids, signal.SIGTERM, to) < 10
+    assert process.returncode == 128 + signal.SIGTERM
+    *_, last = Path("log.txt").read_text().strip().splitlines()
+    assert last.startswith("error: stopped by SIGTERM")
+    assert "--resume" in last
+
+
+@pytest.mark.parametrize("ranks", [(), DDP])
+def test_a_predict_that_has_drawn_all_or_nearly_all_goes_on(ranks):
+    finish("--trainer.max_epochs", 1, "--model.lr_scheduler", "null")
+    few = ("--num_samples", 6, "--batch_size", 2)
+    finish(*LAST, *few, action="predict")
+    whole = np.load(RUNS / "version_1/samples.npz")["samples"]
+    parts = RUNS / "version_2/parts"
+    for again in (0, 1):
+        resume = ("--resume", parts.parent) if again else ()
+        process = start(*LAST, *few, *resume, action="predict", PLACE="written")
+        wait_for(Path("written-0"), process)
+        process.kill()
+        process.wait()
+        Path("written-0").unlink()
+        (parts / "000000002-000000004.npz").unlink(missing_ok=bool(again))
+    finish(*LAST, *few, *ranks, "--resume", parts.parent, action="predict")
+    resumed = np.load(RUNS / "version_2/samples.npz")["samples"]
+    np.testing.assert_allclose(resumed, whole, atol=1e-5)
+    assert not parts.exists()
+    for run in ("version_0", "version_2"):  # a fit, and a predict that has ended
+        before = sorted((RUNS / run).iterdir())
+        assert start(*LAST, "--resume", RUNS / run, action="predict").wait() == 1
+        *_, last = Path("log.txt").read_text().strip().splitlines()
+        assert last.endswith("is not the directory of an interrupted predict")
+        assert sorted((RUNS / run).iterdir()) == before
 
 
 def test_wandb_is_told_that_the_run_has_ended_and_goes_on_with_it():

@@ -10,6 +10,7 @@ other ranks, in a process group of its own whose operations fail when a rank doe
 """
 
 import os
+import platform
 import select
 import signal
 import socket
@@ -30,7 +31,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from ncsn.checkpoints import LAST
 from ncsn.errors import Stopped, UserError
 
-__all__ = ["LOST", "GracefulStop", "refuse_to_go_on"]
+__all__ = ["LOST", "SIGNALS", "GracefulStop", "refuse_to_go_on"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -42,10 +43,9 @@ GRACE = 5.0
 
 HOW_TO_GO_ON = f"go on with --ckpt_path {LAST.removesuffix('.ckpt')}"
 
-
 LOST = (
     f"another process of this job has died, or has not answered for {TIMEOUT.seconds} s; its own "
-    f"messages say why. When that is mended, {HOW_TO_GO_ON}"
+    "messages say why"
 )
 
 
@@ -140,8 +140,9 @@ class GracefulStop(Checkpoint):
         if self._watch is not None:
             failed = isinstance(exception, RuntimeError) and not isinstance(exception, UserError)
             if failed and self._watch.lost.wait(GRACE):
-                exception.add_note(LOST)  # which the failure follows from
-            self._watch.close(together=stopped)
+                exception.add_note(self.lost_message())  # which the failure follows from
+            # Only ranks of a fit have agreed on where they stop; others may be in a collective.
+            self._watch.close(together=stopped and self._fitting)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Wait for the other ranks, and give the signals back.
@@ -157,6 +158,10 @@ class GracefulStop(Checkpoint):
             raise Stopped(self.signum)
 
     # ---- helpers -----------------------------------------------------------------------------
+
+    def lost_message(self) -> str:
+        """What to say when another rank is lost."""
+        return f"{LOST}. When that is mended, {HOW_TO_GO_ON}" if self._fitting else LOST
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and time.monotonic() > self._first_signal + 2:
@@ -205,10 +210,11 @@ class Watch(threading.Thread):
         children.clear()
         group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         self._group = cast(dist.ProcessGroup, group)
-        pids: list[Any] = [0] * dist.get_world_size()
-        dist.all_gather_object(pids, os.getpid(), self._group)
-        self._parent = os.getppid() if os.getppid() in pids else None
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, (platform.node(), os.getpid()), self._group)
+        self._parent = os.getppid() if (platform.node(), os.getppid()) in ranks else None
         self._finished, self._failed = threading.Event(), threading.Event()
+        self._told = threading.Event()  # the other ranks know of the signal
         self.lost = threading.Event()
         # Python writes the number of a signal here even while the main thread is in a collective.
         self._receiver, self._sender = socket.socketpair()
@@ -229,6 +235,8 @@ class Watch(threading.Thread):
                 self.lost.set()
                 return self._end()
             signum, others_work = flags.tolist()
+            if signum:
+                self._told.set()
             if signum and not self._stop_flag.signum:
                 self._stop_flag.signum = signum
                 os.kill(os.getpid(), signum)  # the handler runs in the main thread
@@ -239,7 +247,10 @@ class Watch(threading.Thread):
             self._finished.set()
             self.join()
         else:
+            if self._stop_flag.signum:
+                self._told.wait(GRACE)
             self._failed.set()
+            self.join(GRACE)  # Python must not end while it is in a collective
         signal.set_wakeup_fd(-1)
 
     def _end(self) -> None:
@@ -247,7 +258,7 @@ class Watch(threading.Thread):
         if self._failed.wait(GRACE):
             return
         if not self._stop_flag.signum:
-            sys.stderr.write(f"error: {LOST}\n")
+            sys.stderr.write(f"error: {self._stop_flag.lost_message()}\n")
             sys.stderr.flush()
         for child in self._children:
             child.kill()

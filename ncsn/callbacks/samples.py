@@ -90,7 +90,7 @@ class SamplePictures(Callback, ABC):
 
     Args:
         every_n_epochs: Epochs between two pictures, at least 1; they are drawn at the first
-            validation after that.
+            validation, and then at the first one after so many epochs each.
         num_samples: Number of samples in a picture, at least 1.
         num_scored: Number of samples of a preview that are scored; 0 for none.
     """
@@ -101,6 +101,7 @@ class SamplePictures(Callback, ABC):
         self.directory = Path()
         self.losses: dict[str, list[tuple[int, float]]] = {"train": [], "validation": []}
         self.last_preview = 0
+        self.scores: dict[str, float] = {}
         self.seconds_sampling = 0.0
         self.start = 0.0
 
@@ -125,12 +126,19 @@ class SamplePictures(Callback, ABC):
         self.directory = Path(trainer.log_dir or "") / "pictures"
         self.start = time.perf_counter()
 
+    def on_validation_epoch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        """Repeat the last scores where there will be no new ones, for a ``ModelCheckpoint``."""
+        if not trainer.sanity_checking and not self._is_due(trainer):
+            for name, value in self.scores.items():
+                pl_module.log(f"val/{name}", value, logger=False)
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw a preview, if one is due."""
-        epoch = trainer.current_epoch + 1
-        if trainer.sanity_checking or epoch < self.last_preview + self.every_n_epochs:
+        if trainer.sanity_checking or not self._is_due(trainer):
             return
-        self.last_preview = epoch
+        self.last_preview = trainer.current_epoch + 1
         scores: dict[str, float] = {}
         stopped = None
         if trainer.is_global_zero:
@@ -142,6 +150,7 @@ class SamplePictures(Callback, ABC):
         scores, stopped = trainer.strategy.broadcast((scores, stopped))
         if stopped is not None:
             raise Stopped(stopped)
+        self.scores = scores
         for name, value in scores.items():
             pl_module.log(f"val/{name}", value)
 
@@ -172,12 +181,22 @@ class SamplePictures(Callback, ABC):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses so far, so that a resumed run draws the whole curve."""
-        return {"losses": self.losses}
+        """The losses so far, so that a resumed run draws the whole curve; the last preview."""
+        return {
+            "losses": self.losses,
+            "last_preview": self.last_preview,
+            "scores": self.scores,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the losses of the run that is resumed."""
+        """Go on as the run that is resumed would have."""
         self.losses = state_dict["losses"]
+        self.last_preview = state_dict["last_preview"]
+        self.scores = state_dict["scores"]
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        first, every = not self.last_preview, self.every_n_epochs
+        return first or (trainer.current_epoch + 1) // every > self.last_preview // every
 
     def _remember(self, curve: str, trainer: pl.Trainer, loss: Tensor | None) -> None:
         if loss is not None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleWriter"]
 
+ABOUT = "about.json"
+"""In the directory of the parts: what they are of."""
+
 
 class SampleWriter(BasePredictionWriter):
     """Writes samples as they are drawn, puts them together in ``samples.npz``, and draws some.
@@ -46,8 +49,8 @@ class SampleWriter(BasePredictionWriter):
         self.directory, self.about, self.num_drawn = directory, about, num_drawn
         self.parts = directory / "parts"
         self.bad: list[int] = []
-        if self._about_file.is_file():
-            before = json.loads(self._about_file.read_text())
+        if self.is_begun(directory):
+            before = json.loads((self.parts / ABOUT).read_text())
             for name in before:
                 if before[name] != about[name]:
                     raise UserError(
@@ -55,13 +58,14 @@ class SampleWriter(BasePredictionWriter):
                         f"and is {about[name]} now"
                     )
 
-    @property
-    def _about_file(self) -> Path:
-        return self.parts / "about.json"
+    @staticmethod
+    def is_begun(directory: Path) -> bool:
+        """Whether there are parts of an interrupted run in a directory."""
+        return (directory / "parts" / ABOUT).is_file()
 
     def missing(self, numbers: Tensor) -> Tensor:
         """Those of the samples with the given numbers that have not been written."""
-        written = [torch.arange(*map(int, part.stem.split("-"))) for part in self._written()]
+        written = [torch.arange(*_numbers(part)) for part in self._written()]
         return numbers[~torch.isin(numbers, torch.cat(written))] if written else numbers
 
     def _written(self) -> list[Path]:
@@ -71,7 +75,9 @@ class SampleWriter(BasePredictionWriter):
         """Say what the parts are of."""
         if trainer.is_global_zero:
             self.parts.mkdir(parents=True, exist_ok=True)
-            self._about_file.write_text(json.dumps(self.about, indent=2))
+            temporary = self.parts / f"{ABOUT}.part"
+            temporary.write_text(json.dumps(self.about, indent=2))
+            temporary.replace(self.parts / ABOUT)
         trainer.strategy.barrier("directory of samples")
 
     def write_on_batch_end(
@@ -109,12 +115,18 @@ class SampleWriter(BasePredictionWriter):
         trainer.strategy.barrier("samples written")
         if not trainer.is_global_zero:
             return
-        parts = [np.load(part) for part in self._written()]
-        arrays = {"samples": np.concatenate([part["samples"] for part in parts])}
-        label = None
-        if cast("ScoreModule", pl_module).network.num_classes:
-            arrays["labels"] = np.concatenate([part["labels"] for part in parts])
-            label = torch.from_numpy(arrays["labels"])
+        arrays: dict[str, np.ndarray] = {}
+        for path in self._written():
+            start, stop = (number - self.about["first_sample"] for number in _numbers(path))
+            with np.load(path) as part:
+                for name, values in part.items():
+                    shape = self.about["num_samples"], *values.shape[1:]
+                    whole = arrays.setdefault(name, np.empty(shape, values.dtype))
+                    whole[start:stop] = values
+        label: Tensor | None = torch.from_numpy(arrays["labels"])
+        if not cast("ScoreModule", pl_module).network.num_classes:
+            del arrays["labels"]
+            label = None
         np.savez_compressed(self.directory / "samples.npz", allow_pickle=False, **arrays)
         samples = torch.from_numpy(arrays["samples"])
         self._draw(samples, label, self.directory / "samples.png")
@@ -145,3 +157,8 @@ class SampleWriter(BasePredictionWriter):
         elif samples.shape[1] == 2:
             title = f"samples ({len(samples):,} points)"
             plots.plot_samples(None, samples, title).savefig(path)
+
+
+def _numbers(part: Path) -> list[int]:
+    """Numbers of the first sample in a part, and of the first behind it."""
+    return [int(number) for number in part.stem.split("-")]

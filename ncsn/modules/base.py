@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from ncsn.data import InMemoryDataModule
-from ncsn.errors import UserError
+from ncsn.errors import UserError, of_somebodys_own_code
 from ncsn.metrics import MeanPerLevel
 from ncsn.networks import ScoreNetwork
 from ncsn.networks.preconditioning import Parametrisation, parametrised_score
@@ -38,9 +39,15 @@ __all__ = ["ScoreModule"]
 Batch = tuple[Tensor, Tensor]
 
 DIVERGED = (
-    "lower model.optimizer's lr, set trainer.gradient_clip_val, or train in another "
-    "trainer.precision. Checkpoints are from before"
+    "go on from the last checkpoint, which is from before, with trainer.gradient_clip_val or "
+    "another trainer.precision, or train anew with a lower lr of model.optimizer"
 )
+
+SETTLED = (
+    *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels"),
+    *("optimizer", "lr_scheduler", "lr_scheduler_interval"),
+)
+"""Arguments that give the state in a checkpoint its meaning, or that it replaces."""
 
 
 class ScoreModule(pl.LightningModule, ABC):
@@ -445,6 +452,8 @@ class ScoreModule(pl.LightningModule, ABC):
             with torch.no_grad():
                 shape = self.network(x, torch.ones(1, device=self.device)).shape
         except (RuntimeError, ValueError) as error:
+            if of_somebodys_own_code(error):
+                raise
             raise UserError(self._misfit(str(error))) from error
         if shape != x.shape:
             raise UserError(self._misfit(f"it returns {tuple(shape[1:])}"))
@@ -464,10 +473,11 @@ class ScoreModule(pl.LightningModule, ABC):
             raise UserError(f"weights are not finite at step {self.global_step}: {DIVERGED}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained on data of another shape or with other levels.
+        """Refuse a checkpoint that was trained on other data or, to go on, with another config.
 
         Raises:
-            UserError: If the shapes differ, or the data from which ``auto`` took the levels.
+            UserError: If the shapes of the data differ, or the data from which ``auto`` took the
+                levels; in a fit, if arguments differ that are settled.
         """
         stored = checkpoint.get("hyper_parameters", {})
         shape = tuple(stored.get("data_shape", self.data_shape))
@@ -484,13 +494,16 @@ class ScoreModule(pl.LightningModule, ABC):
                 f"gives {sigma_max:.4g}: give the data of the training"
             )
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            schedules = bool(checkpoint.get("lr_schedulers", self.lr_scheduler))
-            if schedules != (self.lr_scheduler is not None):
-                raise UserError(
-                    f"the checkpoint was saved {'with' if schedules else 'without'} a "
-                    "model.lr_scheduler, and the config is the other way round: train on with the "
-                    "schedule of the checkpoint's config"
-                )
+            for name in SETTLED:
+                before, now = (dict(_leaves(h.get(name), name)) for h in (stored, self.hparams))
+                differing = [key for key in before | now if before.get(key) != now.get(key)]
+                if stored and self.hparams and differing:
+                    key = differing[0]
+                    raise UserError(
+                        f"the checkpoint was trained with model.{key}={before.get(key)}, and the "
+                        f"config has {now.get(key)}: go on with the checkpoint's value, or train "
+                        "anew without --ckpt_path"
+                    )
             self._repeat_accumulation(checkpoint)
 
     def _repeat_accumulation(self, checkpoint: dict[str, Any]) -> None:
@@ -522,6 +535,8 @@ class ScoreModule(pl.LightningModule, ABC):
                 return optimizer
             scheduler: Any = self.lr_scheduler(optimizer)
         except (TypeError, ValueError) as error:
+            if of_somebodys_own_code(error):
+                raise
             raise UserError(f"model.optimizer or model.lr_scheduler: {error}") from error
         steps = self.trainer.estimated_stepping_batches
         end = getattr(scheduler, "total_steps", steps)
@@ -557,3 +572,12 @@ class ScoreModule(pl.LightningModule, ABC):
         # The callables of a config are closures, which cannot be copied; the copy that is made
         # is that of the moving average, which makes no optimizer.
         return {**super().__getstate__(), "optimizer": None, "lr_scheduler": None}
+
+
+def _leaves(config: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The values in a nested config, each with its dotted name."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from _leaves(value, f"{name}.{key}" if key != "init_args" else name)
+    else:
+        yield name, list(config) if isinstance(config, tuple) else config

@@ -139,12 +139,7 @@ def test_a_fit_is_pre_empted_queued_again_and_ends_like_an_undisturbed_one(clust
     job = submit(
         cluster,
         *("--gpus-per-node=0", "--ntasks-per-node=2", "--cpus-per-task=1"),
-        *(
-            CONFIGS / "slurm/fit.sbatch",
-            CONFIGS / "moons.yaml",
-            "--config",
-            Path.cwd() / "short.yaml",
-        ),
+        *(CONFIGS / "slurm/fit.sbatch", CONFIGS / "moons.yaml", "--config", "short.yaml"),
         *("--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"),
         PLACE="training",
     )
@@ -166,7 +161,7 @@ def test_an_array_of_jobs_shares_the_samples_out(cluster):
         cluster,
         *("--gpus-per-node=0", "--array=0-1", "--cpus-per-task=1"),
         *(CONFIGS / "slurm/sample.sbatch", CONFIGS / "moons.yaml"),
-        *(RUNS / "version_0/checkpoints/last.ckpt", 20, "--config", Path.cwd() / "short.yaml"),
+        *(RUNS / "version_0/checkpoints/last.ckpt", 20, "--config", "short.yaml"),
     )
     wait(cluster, lambda told: told.count("JobState=COMPLETED") == 2, job)
     parts = [

@@ -16,6 +16,8 @@ from test_resume import (
     assert_same_training,
     environment_of,
     finish,
+    load_last,
+    losses,
     short,  # noqa: F401
     start,
 )
@@ -71,4 +73,8 @@ def test_a_checkpoint_goes_from_one_rank_to_two_and_back(before, after):
     pid = wait_for(Path("training-0"), process)
     os.kill(pid, signal.SIGTERM)
     assert process.wait() == 128 + signal.SIGTERM
+    run = RUNS / "version_0"
+    stopped = load_last(run)["global_step"]
     finish(*LAST, *after, "--model.lr_scheduler", "null")
+    assert load_last(run)["global_step"] > stopped > 0
+    assert sorted(losses(run))[0] == 0  # in the same run, whose losses are kept

@@ -5,6 +5,7 @@
 
 import csv
 import ctypes
+import logging
 import math
 import platform
 import signal
@@ -63,6 +64,8 @@ EXPECTED_WARNINGS = (
     "It is recommended to use .*sync_dist=True",  # the metrics are, by torchmetrics
 )
 
+# Messages of Lightning of the same kind.
+EXPECTED_MESSAGES = ("💡 Tip", "TPU available", "Loading `train_dataloader`")
 
 WANDB_ID = "wandb_id.txt"
 """In the directory of a run: the name that W&B has given it."""
@@ -172,7 +175,8 @@ class Trainer(pl.Trainer):
         """
         num_classes = model.network.num_classes
         if label is not None and not -1 <= label < num_classes:
-            raise UserError(f"--label {label}: the model has {num_classes} classes")
+            classes = f"has {num_classes} classes" if num_classes else "is not class-conditional"
+            raise UserError(f"--label {label}: the model {classes}")
         if num_samples < self.world_size:
             raise UserError(
                 f"--num_samples {num_samples} cannot be shared among {self.world_size} processes"
@@ -437,6 +441,19 @@ def keep_freed_memory() -> None:
             libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Warnings of this project in one line, without the place in the code."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line.
 
@@ -446,6 +463,10 @@ def main(args: ArgsType = None) -> None:
     keep_freed_memory()
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = format_warning
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith(EXPECTED_MESSAGES)
+    )
     given = sys.argv[1:] if args is None else args
     try:
         if isinstance(given, list) and given[:1] == ["compare"]:

@@ -254,6 +254,7 @@ def plot_comparison(
         for name, curve in runs.items():
             axes.plot([x for x, _ in curve], [y for _, y in curve], marker=".", label=name)
         axes.set(xlabel="epoch", ylabel=metric, yscale="log")
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     if levels:
@@ -330,7 +331,8 @@ def plot_classes(training: Tensor, samples: Tensor, title: str) -> "Figure":
         shares = torch.bincount(labels, minlength=num) / len(labels)
         axes.bar(torch.arange(num).numpy() + shift, shares.numpy(), 0.4, label=name, color=color)
     axes.set(xlabel="class", ylabel="share", xticks=range(num), title=f"classes, by {title}")
-    axes.legend()
+    axes.margins(y=0.2)  # for the legend
+    axes.legend(loc="upper center", ncols=2)
     return figure
 
 
@@ -348,6 +350,7 @@ def plot_losses(curves: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure":
     finite = [loss for points in curves.values() for _, loss in points if loss > 0]
     scale = "log" if finite and max(finite) > 5 * min(finite) else "linear"
     axes.set(xlabel="epoch", ylabel="weighted DSM loss", yscale=scale)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return figure

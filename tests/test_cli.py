@@ -349,6 +349,16 @@ def test_configs_are_short_and_name_one_experiment_each():
         assert len(text.splitlines()) <= 70
 
 
+def test_the_classes_of_ones_own_in_the_readme_train_and_sample(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    source = readme.split("```python\n# my_module.py\n")[1].split("```")[0]
+    (tmp_path / "my_module.py").write_text(source)
+    own = ("--model.network", "my_module.MyNetwork", "--model.sampler", "my_module.MySampler")
+    args = ("fit", "--config", CONFIGS / "moons_ncsn.yaml", *SMOKE, *own)
+    run_process(*args, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert Path("lightning_logs/moons_ncsn/version_0/pictures/samples.png").is_file()
+
+
 def test_readme_names_only_files_that_exist():
     readme = (ROOT / "README.md").read_text()
     for word in readme.replace("(", " ").replace(")", " ").replace("`", " ").split():

@@ -64,7 +64,8 @@ def test_torchrun_starts_again_after_a_kill_and_ends_like_an_undisturbed_run():
             check=False,
         )
     assert result.returncode == 0, Path("log.txt").read_text()
-    assert_same_training(RUNS / "version_0", Path("undisturbed"))
+    # A step is logged after its checkpoint is written: in between, rank 0 waits for the lost rank.
+    assert_same_training(RUNS / "version_0", Path("undisturbed"), unlogged=2)
 
 
 @pytest.mark.parametrize(("before", "after"), [((), DDP), (DDP, ())])

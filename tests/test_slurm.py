@@ -4,12 +4,14 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import CONFIGS
+from filelock import FileLock
 from test_resume import (
     DDP,
     LAST,
@@ -68,7 +70,14 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def turn():
+    """One cluster at a time: munged is one for the machine."""
+    with FileLock(Path(tempfile.gettempdir()) / "ncsn-test-slurm.lock"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(turn, tmp_path_factory):
     """A controller and a node."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         pytest.skip("SLURM can only be installed and started by root, on Debian")

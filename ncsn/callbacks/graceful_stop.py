@@ -190,7 +190,7 @@ class GracefulStop(Checkpoint):
         if not directories or trainer.sanity_checking or not trainer.global_step:
             return ""
         path = Path(directories[0]) / LAST
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)  # the optimizer's state too
         return f" after step {trainer.global_step}; {HOW_TO_GO_ON} ({path})"
 
 

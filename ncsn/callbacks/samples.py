@@ -53,6 +53,14 @@ def reference_points(
     return first.to(samples), second.to(samples)
 
 
+def warn_if_not_finite(samples: Tensor) -> None:
+    """Say that a picture will show nothing, and why; training is not the worse for it."""
+    if not samples.isfinite().all():
+        rank_zero_warn(
+            "samples are not finite: lower the step size of model.sampler, or train longer"
+        )
+
+
 @contextmanager
 def evaluating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator["ScoreModule"]:
     """The module in evaluation mode, without gradients, in the trainer's precision."""
@@ -291,6 +299,7 @@ class ImageSamples(SamplePictures):
 
             samples = module.sample(self.num_samples, label, generator=generator, monitor=monitor)
             next(progress, None)  # completes the bar
+        warn_if_not_finite(samples)
         self._write_grid(trainer, "samples.png", plots.by_class(samples, label))
         rows = list(last_of_level.items())
         if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
@@ -338,6 +347,7 @@ class PointSamples(SamplePictures):
             generator=module.sample_generator(0, self.num_samples),
             monitor=lambda sigma, x: refuse_to_go_on(trainer),
         )
+        warn_if_not_finite(samples)
         self._draw(trainer, module, samples)
 
     def score(self, data: "InMemoryDataModule", samples: Tensor) -> Scores:

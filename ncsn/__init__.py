@@ -1,14 +1,13 @@
 """Score-based generative modelling with noise-conditional score networks.
 
-The maths is plain torch and can be used without the rest:
+Four floors; a module imports from its own floor and from those above it in this list:
 
-- :mod:`ncsn.noise`: noise levels, perturbation, noise that can be drawn again
-- :mod:`ncsn.objectives`: denoising score matching
-- :mod:`ncsn.networks`: networks, called as ``network(x, sigma)``
-- :mod:`ncsn.sampling`: Langevin dynamics, annealed Langevin dynamics, DPM-Solver++
-
-On top of it stand the LightningModules in :mod:`ncsn.modules`, the datamodules in
-:mod:`ncsn.data`, and the command line, ``python -m ncsn``.
+- mathematics, plain torch without Lightning: :mod:`ncsn.levels`, :mod:`ncsn.random`,
+  :mod:`ncsn.diffusion`, :mod:`ncsn.objectives`, :mod:`ncsn.parametrisation`, :mod:`ncsn.exact`,
+  :mod:`ncsn.networks`, :mod:`ncsn.sampling`
+- evaluation, from tensors and score functions: :mod:`ncsn.evaluation`, :mod:`ncsn.plots`
+- training with Lightning: :mod:`ncsn.modules`, :mod:`ncsn.data`, :mod:`ncsn.callbacks`
+- the program, ``python -m ncsn``: :mod:`ncsn.runtime`, :mod:`ncsn.cli`
 """
 
 __version__ = "0.1.0"

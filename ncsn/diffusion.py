@@ -70,8 +70,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ncsn.noise import Generator, ScoreFunction, expand_as, normal_like
+from ncsn.levels import ScoreFunction, expand_as
+from ncsn.random import Generator, normal_like
 
 __all__ = [
     "GaussianDiffusion",
@@ -102,7 +104,9 @@ class IsotropicGaussian(NamedTuple):
 class GaussianDiffusion:
     """The diffusion x_t = α_t x_0 + σ_t ε; see the module's docstring for its formulas.
 
-    Times are tensors of shape ``(batch,)``, one an example. Coefficients are computed in float64.
+    Times ``t``, and ``s`` < ``t``, are tensors of shape ``(batch,)``, one an example; data ``x_0``
+    and states ``x_s``, ``x_t`` have the shape ``(batch, *event)``. Coefficients are computed in
+    float64.
 
     Args:
         alpha: α_t as a function of a tensor of times, > 0.
@@ -151,55 +155,29 @@ class GaussianDiffusion:
         return self.alpha(t) ** 2 * data_variance + self.sigma(t) ** 2
 
     def marginal(self, x_0: Tensor, t: Tensor) -> IsotropicGaussian:
-        """q(x_t | x_0), for clean data of shape ``(batch, *event)``."""
-        alpha, sigma = (expand_as(c, x_0).to(x_0.dtype) for c in (self.alpha(t), self.sigma(t)))
-        return IsotropicGaussian(alpha * x_0, sigma**2)
+        """q(x_t | x_0)."""
+        return IsotropicGaussian(_match(self.alpha(t), x_0) * x_0, _match(self.sigma(t), x_0) ** 2)
 
     def transition(self, x_s: Tensor, s: Tensor, t: Tensor) -> IsotropicGaussian:
-        """q(x_t | x_s) for s < t (Kingma et al. 2021, appendix A).
-
-        Args:
-            x_s: States at the times ``s``, shape ``(batch, *event)``.
-            s: The earlier times, shape ``(batch,)``.
-            t: The later times, shape ``(batch,)``.
-        """
+        """q(x_t | x_s) (Kingma et al. 2021, appendix A)."""
         a, b_squared = self._step(s, t)
-        mean = expand_as(a, x_s).to(x_s.dtype) * x_s
-        return IsotropicGaussian(mean, expand_as(b_squared, x_s).to(x_s.dtype))
+        return IsotropicGaussian(_match(a, x_s) * x_s, _match(b_squared, x_s))
 
     def posterior(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> IsotropicGaussian:
-        """q(x_s | x_t, x_0) for s < t (Kingma et al. 2021, appendix A).
-
-        Args:
-            x_t: States at the times ``t``, shape ``(batch, *event)``.
-            x_0: Clean data, of the shape of ``x_t``.
-            s: The earlier times, shape ``(batch,)``.
-            t: The later times, shape ``(batch,)``.
-        """
+        """q(x_s | x_t, x_0) (Kingma et al. 2021, appendix A)."""
         a, b_squared = self._step(s, t)
         variance_s, variance_t = self.sigma(s) ** 2, self.sigma(t) ** 2
-        of_x_t, of_x_0, variance = (
-            expand_as(coefficient, x_t).to(x_t.dtype)
-            for coefficient in (
-                a * variance_s / variance_t,
-                self.alpha(s) * b_squared / variance_t,
-                variance_s * b_squared / variance_t,
-            )
-        )
-        return IsotropicGaussian(of_x_t * x_t + of_x_0 * x_0, variance)
+        of_x_t, of_x_0 = a * variance_s / variance_t, self.alpha(s) * b_squared / variance_t
+        mean = _match(of_x_t, x_t) * x_t + _match(of_x_0, x_t) * x_0
+        return IsotropicGaussian(mean, _match(variance_s * b_squared / variance_t, x_t))
 
     def score(self, score: ScoreFunction, x_t: Tensor, t: Tensor) -> Tensor:
-        """The score of x_t, from the score of data noised at a level.
+        """The score of x_t where σ_t > 0, from the score s of data noised at a level.
 
-        x_t / α_t is data noised at the level σ_t / α_t, so ∇ log q_t(x_t) = s(x_t / α_t, σ_t /
-        α_t) / α_t.
-
-        Args:
-            score: The score function, called as ``score(x, sigma)``.
-            x_t: States at the times ``t``, shape ``(batch, *event)``.
-            t: Times with σ_t > 0, shape ``(batch,)``.
+        x_t / α_t is data noised at the level σ_t / α_t, so ∇log q_t(x_t) is
+        s(x_t / α_t, σ_t / α_t) / α_t.
         """
-        alpha = expand_as(self.alpha(t), x_t).to(x_t.dtype)
+        alpha = _match(self.alpha(t), x_t)
         return score(x_t / alpha, (self.sigma(t) / self.alpha(t)).to(x_t.dtype)) / alpha
 
     def _step(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,13 +189,17 @@ class GaussianDiffusion:
         return self.alpha(t) / self.alpha(s), b_squared
 
 
+def _match(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A number for each example, of the dtype of ``x``, that broadcasts over ``x``."""
+    return expand_as(coefficient, x).to(x.dtype)
+
+
 def variance_exploding(sigma_min: float, sigma_max: float) -> GaussianDiffusion:
     """α_t = 1 and σ_t = σ_min (σ_max / σ_min)^t, for t in [0, 1]: the ladder of an NCSN.
 
-    The T levels of :func:`ncsn.noise.geometric_noise_levels` are those at t = 1, ..., 1/(T−1), 0.
+    The T levels of :func:`ncsn.levels.geometric` are those at t = 1, ..., 1/(T−1), 0.
 
-    Source:
-        Song et al. 2021 (arXiv 2011.13456), appendix C.
+    Source: Song et al. 2021 (arXiv 2011.13456), appendix C.
 
     Args:
         sigma_min: Smallest noise level, > 0.
@@ -227,8 +209,15 @@ def variance_exploding(sigma_min: float, sigma_max: float) -> GaussianDiffusion:
         raise ValueError(
             f"need 0 < sigma_min < sigma_max, got sigma_min={sigma_min} and sigma_max={sigma_max}"
         )
+    return GaussianDiffusion(torch.ones_like, lambda t: sigma_min * (sigma_max / sigma_min) ** t)
+
+
+def _variance_preserving(
+    log_alpha: Callable[[Tensor], Tensor], times: Tensor | None = None
+) -> GaussianDiffusion:
+    """The diffusion with σ_t² = 1 − α_t², without the cancellation of this difference."""
     return GaussianDiffusion(
-        alpha=torch.ones_like, sigma=lambda t: sigma_min * (sigma_max / sigma_min) ** t
+        lambda t: log_alpha(t).exp(), lambda t: (-torch.expm1(2 * log_alpha(t))).sqrt(), times
     )
 
 
@@ -238,8 +227,7 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Gaussi
     The continuous form of DDPM's schedule: its T = 1,000 steps have β_t ≈ β(t/T) / T, from 1e-4 to
     0.02.
 
-    Source:
-        Song et al. 2021 (arXiv 2011.13456), equation 33.
+    Source: Song et al. 2021 (arXiv 2011.13456), equation 33.
 
     Args:
         beta_min: β at t = 0, >= 0.
@@ -250,20 +238,13 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Gaussi
             f"need 0 <= beta_min <= beta_max, got beta_min={beta_min} and beta_max={beta_max}"
         )
 
-    def log_alpha(t: Tensor) -> Tensor:
-        return -t * beta_min / 2 - t**2 * (beta_max - beta_min) / 4
-
-    return GaussianDiffusion(
-        alpha=lambda t: log_alpha(t).exp(),
-        sigma=lambda t: (-torch.expm1(2 * log_alpha(t))).sqrt(),
-    )
+    return _variance_preserving(lambda t: -t * beta_min / 2 - t**2 * (beta_max - beta_min) / 4)
 
 
 def variance_preserving_cosine(offset: float = 0.008) -> GaussianDiffusion:
     """α_t = cos(u_t) / cos(u_0), u_t = (t + offset) / (1 + offset) · π/2, for t in [0, 1).
 
-    Source:
-        Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
+    Source: Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
 
     Args:
         offset: Keeps the first steps from being too small, >= 0.
@@ -284,18 +265,13 @@ def variance_preserving_cosine(offset: float = 0.008) -> GaussianDiffusion:
 def ddpm(betas: Tensor) -> GaussianDiffusion:
     """The chain x_t = √(1 − β_t) x_{t−1} + √β_t ε, at the integer times t = 0, ..., T.
 
-    Source:
-        Ho et al. 2020 (arXiv 2006.11239), equations 2 and 4.
+    Source: Ho et al. 2020 (arXiv 2006.11239), equations 2 and 4.
 
     Args:
         betas: β_1, ..., β_T, shape ``(T,)``, each in (0, 1).
     """
     if not ((betas > 0) & (betas < 1)).all():
         raise ValueError(f"every beta must be in (0, 1), got {betas.tolist()}")
-    log_alphas = torch.cat([torch.zeros(1, dtype=torch.float64), (-betas.double()).log1p() / 2])
-    log_alphas = log_alphas.cumsum(0)
-    return GaussianDiffusion(
-        alpha=lambda t: log_alphas.to(t.device)[t.long()].exp(),
-        sigma=lambda t: (-torch.expm1(2 * log_alphas.to(t.device)[t.long()])).sqrt(),
-        times=torch.arange(len(log_alphas)),
-    )
+    log_alphas = F.pad((-betas.double()).log1p().cumsum(0) / 2, (1, 0))
+    times = torch.arange(len(log_alphas))
+    return _variance_preserving(lambda t: log_alphas.to(t.device)[t.long()], times)

@@ -1,7 +1,7 @@
-"""Scores that are known exactly, to judge samplers and networks by.
+"""Scores that are known exactly, to test samplers and networks with.
 
-Each is a :class:`ncsn.networks.ScoreNetwork` whose output is the score, so it can stand wherever a
-network can (with the parametrisation ``score``), and samplers can be judged without training.
+Each is a :class:`ncsn.networks.ScoreNetwork` whose output is the score, so it can replace a
+trained network (with the parametrisation :class:`ncsn.parametrisation.Score`).
 
 The noised density of all of them is a sum of Gaussians: noise of level σ widens a component of
 variance τ² to v = τ² + σ². For isotropic components with weights w_k and means c_k::
@@ -19,10 +19,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ncsn.levels import expand_as
 from ncsn.networks.base import ScoreNetwork
-from ncsn.noise import expand_as, normal_like
+from ncsn.random import normal_like
 
 __all__ = ["Empirical", "ExactScore", "Gaussian", "GaussianMixture", "TwoMoons"]
 
@@ -60,10 +61,6 @@ class Gaussian(ExactScore):
         ValueError: If the covariance is not one, or the shapes differ.
     """
 
-    mean: Tensor
-    eigenvalues: Tensor
-    eigenvectors: Tensor
-
     def __init__(self, mean: Numbers, covariance: Sequence[Sequence[float]] | Tensor) -> None:
         super().__init__()
         mean = torch.as_tensor(mean, dtype=torch.float64)
@@ -80,9 +77,9 @@ class Gaussian(ExactScore):
             raise ValueError(
                 f"covariance must be positive semi-definite, got the eigenvalue {eigenvalues[0]}"
             )
-        self.register_buffer("mean", mean)
-        self.register_buffer("eigenvalues", eigenvalues.clamp(min=0))
-        self.register_buffer("eigenvectors", eigenvectors)
+        self.mean = nn.Buffer(mean)
+        self.eigenvalues = nn.Buffer(eigenvalues.clamp(min=0))
+        self.eigenvectors = nn.Buffer(eigenvectors)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The score, of the shape ``(batch, dim)`` of ``x``."""
@@ -106,8 +103,6 @@ class Gaussian(ExactScore):
 class GaussianMixture(ExactScore):
     """A mixture of isotropic Gaussians; see the module's docstring.
 
-    Points are handled in chunks, so that memory stays bounded whatever their number.
-
     Args:
         means: Shape ``(components, *event)``. Their dtype, float32 or float64, is that of the
             computation; lists are taken as float64.
@@ -119,12 +114,7 @@ class GaussianMixture(ExactScore):
     """
 
     ENTRIES_AT_A_TIME = 2**22
-    """Points times components in one chunk."""
-
-    means: Tensor
-    stds: Tensor
-    log_weights: Tensor
-    centre: Tensor
+    """Points times components in one chunk, which bounds the memory."""
 
     def __init__(
         self,
@@ -146,10 +136,10 @@ class GaussianMixture(ExactScore):
         if shares.shape != (num,) or not (shares > 0).all():
             raise ValueError(f"weights must be {num} positive numbers, got {weights}")
         # Distances are taken from products: centred, they cancel less.
-        self.register_buffer("centre", means.flatten(1).mean(0))
-        self.register_buffer("means", means.flatten(1) - self.centre)
-        self.register_buffer("stds", widths)
-        self.register_buffer("log_weights", shares.to(means.dtype).log().log_softmax(0))
+        self.centre = nn.Buffer(means.flatten(1).mean(0))
+        self.means = nn.Buffer(means.flatten(1) - self.centre)
+        self.stds = nn.Buffer(widths)
+        self.log_weights = nn.Buffer(shares.to(means.dtype).log().log_softmax(0))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The score, of the shape of ``x``."""
@@ -163,8 +153,7 @@ class GaussianMixture(ExactScore):
 
     def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
         """See :meth:`ExactScore.log_density`; σ may be 0 only where no component has std 0."""
-        chunks = self._chunks(x, sigma)
-        return torch.cat([self._terms(y, levels)[0].logsumexp(1) for y, levels in chunks])
+        return torch.cat([self._terms(*chunk)[0].logsumexp(1) for chunk in self._chunks(x, sigma)])
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`ExactScore.sample`."""
@@ -196,8 +185,7 @@ class Empirical(GaussianMixture):
     Its denoiser x + σ² s is a softmax over the training set, in which a small σ leaves the nearest
     example alone. All 60,000 images of MNIST are handled in bounded memory.
 
-    Source:
-        Karras et al. 2022 (arXiv 2206.00364), appendix B.3.
+    Source: Karras et al. 2022 (arXiv 2206.00364), appendix B.3.
 
     Args:
         data: Shape ``(n, *event)``, float32 or float64.

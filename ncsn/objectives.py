@@ -74,14 +74,25 @@ functions estimate *the same number*::
 
 so their curves can be compared, as can their gradients. What remains when s is exact,
 D − σ² E ‖∇log q‖², is D v / (v + σ²) for Gaussian data of variance v.
+
+They return the terms of this sum element by element, in the shape of the data. The loss of a batch
+is the mean over the batch of the sum over dimensions, ``losses.flatten(1).sum(1).mean()``. Their
+arguments are those of :func:`denoising_score_matching`, as are those of an objective of your own::
+
+    def huber(score, x, sigma, generator=None):
+        x_sigma, z = perturb(x, sigma, generator)
+        return F.huber_loss(expand_as(sigma, x) * score(x_sigma, sigma), -z, reduction="none")
 """
 
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ncsn.noise import Generator, ScoreFunction, expand_as, normal_like, perturb
+from ncsn.levels import ScoreFunction, expand_as, perturb
+from ncsn.random import Generator, normal_like
 
 __all__ = [
     "Objective",
@@ -92,115 +103,64 @@ __all__ = [
     "sliced_score_matching",
 ]
 
-Reduction: TypeAlias = Literal["none", "mean"]
-
-
-class Objective(Protocol):
-    """What can train a score: any function with this signature. See the functions below."""
-
-    def __call__(
-        self,
-        score: ScoreFunction,
-        x: Tensor,
-        sigma: Tensor,
-        *,
-        reduction: Reduction = "mean",
-        generator: Generator = None,
-    ) -> Tensor:
-        """See :func:`denoising_score_matching`."""
-        ...
+Objective: TypeAlias = Callable[..., Any]
+"""``objective(score, x, sigma, generator=...)``: the loss of each element, of the shape of x."""
 
 
 def denoising_score_matching(
-    score: ScoreFunction,
-    x: Tensor,
-    sigma: Tensor,
-    *,
-    reduction: Reduction = "mean",
-    generator: Generator = None,
+    score: ScoreFunction, x: Tensor, sigma: Tensor, generator: Generator = None
 ) -> Tensor:
     """Denoising score matching, ‖σ s(x + σz, σ) + z‖².
 
-    Source:
-        Vincent 2011, equation 11; with the weight λ(σ) = σ² of Song & Ermon 2019
-        (arXiv 1907.05600), equation 6.
+    Source: Vincent 2011, equation 11; for the weight σ²: Song & Ermon 2019, equation 6.
 
     Args:
-        score: The score function.
+        score: The score function; for the other two, differentiable.
         x: Clean data, shape ``(batch, *event)``.
         sigma: Noise level of each example, shape ``(batch,)``, > 0.
-        reduction: ``"none"`` for the squared residual element by element; ``"mean"`` for the
-            mean over the batch of the sum over the event's dimensions.
-        generator: Source of the noise z.
+        generator: Source of the noise z, and of the signs v of sliced score matching.
 
     Returns:
-        A tensor of the shape of ``x``, or a scalar.
+        The loss of each element, of the shape of ``x``: here, the squared residual.
     """
     x_sigma, z = perturb(x, sigma, generator)
-    return _reduce((expand_as(sigma, x) * score(x_sigma, sigma) + z).square(), reduction)
+    return (expand_as(sigma, x) * score(x_sigma, sigma) + z).square()
 
 
 def implicit_score_matching(
-    score: ScoreFunction,
-    x: Tensor,
-    sigma: Tensor,
-    *,
-    reduction: Reduction = "mean",
-    generator: Generator = None,
+    score: ScoreFunction, x: Tensor, sigma: Tensor, generator: Generator = None
 ) -> Tensor:
     """Implicit score matching of the noised data, σ² (‖s‖² + 2 div s) + D at x + σz.
 
     The divergence is exact and takes D backward passes: for points, not for images.
 
-    Source:
-        Hyvärinen 2005, theorem 1.
-
-    Args:
-        score: The score function, differentiable.
-        x: Clean data, shape ``(batch, *event)``.
-        sigma: Noise level of each example, shape ``(batch,)``, > 0.
-        reduction: As for :func:`denoising_score_matching`.
-        generator: Source of the noise z.
-
-    Returns:
-        A tensor of the shape of ``x``, or a scalar.
+    Source: Hyvärinen 2005, theorem 1.
     """
     x_sigma, _ = perturb(x, sigma, generator)
     s, divergence = score_and_divergence(score, x_sigma, sigma)
-    return _reduce(expand_as(sigma, x) ** 2 * (s.square() + 2 * divergence) + 1, reduction)
+    return expand_as(sigma, x) ** 2 * (s.square() + 2 * divergence) + 1
 
 
 def sliced_score_matching(
     score: ScoreFunction,
     x: Tensor,
     sigma: Tensor,
+    generator: Generator = None,
     *,
     variance_reduced: bool = True,
-    reduction: Reduction = "mean",
-    generator: Generator = None,
 ) -> Tensor:
     """Sliced score matching of the noised data, σ² ((v · s)² + 2 vᵀ (∂s/∂x) v) + D at x + σz.
 
-    Source:
-        Song et al. 2019 (arXiv 1905.07088), section 3, SSM; variance reduced: SSM-VR.
+    ``variance_reduced`` takes ‖s‖² for (v · s)².
 
-    Args:
-        score: The score function, differentiable.
-        x: Clean data, shape ``(batch, *event)``.
-        sigma: Noise level of each example, shape ``(batch,)``, > 0.
-        variance_reduced: Whether to use ‖s‖² for (v · s)².
-        reduction: As for :func:`denoising_score_matching`.
-        generator: Source of the noise z and of the signs v.
-
-    Returns:
-        A tensor of the shape of ``x``, or a scalar.
+    Source: Song et al. 2019 (arXiv 1905.07088), section 3, SSM; variance reduced: SSM-VR.
     """
     x_sigma, _ = perturb(x, sigma, generator)
     v = normal_like(x, generator).sign()
     s, divergence = score_and_divergence(score, x_sigma, sigma, v)
     projection = expand_as((v * s).flatten(1).sum(1), x)
     square = s.square() if variance_reduced else v * s * projection
-    return _reduce(expand_as(sigma, x) ** 2 * (square + 2 * divergence) + 1, reduction)
+    return expand_as(sigma, x) ** 2 * (square + 2 * divergence) + 1
 
 
 def score_and_divergence(
@@ -214,9 +174,8 @@ def score_and_divergence(
         score: The score function, differentiable.
         x: Where to evaluate it, shape ``(batch, *event)``.
         sigma: Noise level of each example, shape ``(batch,)``.
-        v: Probes with E[v vᵀ] = I, of the shape of ``x``: one backward pass gives the terms
-            v_i (vᵀ ∂s/∂x)_i of Hutchinson's estimate. Without them, one backward pass for each
-            dimension gives ∂_i s_i.
+        v: Probes with E[v vᵀ] = I, of the shape of ``x``, for Hutchinson's estimate, with terms
+            v_i (vᵀ ∂s/∂x)_i, by one backward pass; without them, D give the terms ∂_i s_i.
 
     Returns:
         ``(s, terms)``, both of the shape of ``x``.
@@ -225,20 +184,14 @@ def score_and_divergence(
     with torch.inference_mode(False), torch.enable_grad():
         x, sigma = x.detach().clone().requires_grad_(), sigma.clone()
         s = score(x, sigma) + 0 * x  # so that a constant score can be differentiated too
+        gradient = partial(torch.autograd.grad, inputs=x, create_graph=differentiable)
         if v is not None:
             v = v.clone()
-            (product,) = torch.autograd.grad((v * s).sum(), x, create_graph=differentiable)
-            terms = v * product
+            terms = v * gradient((v * s).sum())[0]
         else:
             rows = [
-                torch.autograd.grad(
-                    column.sum(), x, create_graph=differentiable, retain_graph=True
-                )[0].flatten(1)[:, i]
-                for i, column in enumerate(s.flatten(1).unbind(1))
+                gradient(s_i.sum(), retain_graph=True)[0].flatten(1)[:, i]
+                for i, s_i in enumerate(s.flatten(1).unbind(1))
             ]
             terms = torch.stack(rows, dim=1).view_as(x)
     return (s, terms) if differentiable else (s.detach(), terms.detach())
-
-
-def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:
-    return loss if reduction == "none" else loss.flatten(1).sum(1).mean()

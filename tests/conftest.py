@@ -1,19 +1,15 @@
-"""Shared fixtures. No test needs the network, a GPU or a download."""
+"""Fixtures that all tests share. No test needs the network, a GPU or a download."""
 
 import os
-import struct
-import subprocess
-import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import torch
+from support.paths import CONFIGS, ROOT, SMOKE
+from support.processes import Server
 
 torch.set_num_threads(1)  # a test runs on each core
-
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
-OVERLAYS = CONFIGS / "overlays"
 
 
 @pytest.fixture(autouse=True)
@@ -34,54 +30,57 @@ def mnist_dir():
     pytest.skip("no MNIST files: set MNIST_DIR to the directory that holds MNIST/raw")
 
 
-@pytest.fixture
-def cli(monkeypatch):
+def run_cli(*args):
     """Run the command line in this process; returns the exit status."""
     from ncsn.cli import main
 
-    monkeypatch.setattr(sys, "argv", ["ncsn"])  # LightningCLI warns of two sets of arguments
-
-    def run(*args):
-        try:
-            main([str(arg) for arg in args])
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    return run
+    try:
+        main([str(arg) for arg in args])
+    except SystemExit as stop:
+        return stop.code
+    return 0
 
 
-def run_process(*args, check=True, **environment):
-    """Run ``python -m ncsn`` in a process of its own; None takes a variable away."""
-    # One thread a process, so that two of them do not wait for each other on two cores.
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    env = {name: value for name, value in env.items() if value is not None}
-    result = subprocess.run(
-        [sys.executable, "-m", "ncsn", *map(str, args)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert not check or result.returncode == 0, result.stderr[-3000:]
-    return result
+@pytest.fixture
+def cli():
+    """The function :func:`run_cli`."""
+    return run_cli
 
 
-def wandb_records(run_file):
-    """What is in a .wandb file: LevelDB's log format, each record a protobuf."""
-    from wandb.proto.wandb_internal_pb2 import Record
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """``trained("moons")`` is the directory of a smoke fit of a config, made once a session."""
+    runs = {}
 
-    content, position, pending, records = run_file.read_bytes(), 7, b"", []
-    while position + 7 <= len(content):
-        room = 32768 - position % 32768
-        if room < 7:  # a block's end is padded
-            position += room
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        pending += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            records.append(Record.FromString(pending))
-            pending = b""
-    return records
+    def train(config):
+        if config not in runs:
+            directory = tmp_path_factory.mktemp(config)
+            with chdir(directory), pytest.MonkeyPatch.context() as patch:
+                patch.setenv("WANDB_MODE", "disabled")
+                patch.delenv("PL_GLOBAL_SEED", raising=False)
+                assert run_cli("fit", "--config", CONFIGS / f"{config}.yaml", *SMOKE) == 0
+            runs[config] = directory / "lightning_logs" / config / "version_0"
+        return runs[config]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Starts processes of the command line; see :mod:`support.processes`."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def restore_signals():
+    """For runs in this process that end in an error and do not give signal handlers back."""
+    import signal
+
+    from ncsn.runtime.signals import SIGNALS
+
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)

@@ -2,19 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse.typing import PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from ncsn.errors import UserError
+from ncsn.evaluation import Kind, Reference, kind_of
+from ncsn.evaluation.features import FeatureName, load_features
 from ncsn.exact import ExactScore
-from ncsn.metrics.features import FeatureName
-from ncsn.noise import global_seed
+from ncsn.random import global_seed
 
 __all__ = ["InMemoryDataModule", "TensorBatches"]
 
@@ -24,9 +24,7 @@ Batch = tuple[Tensor, Tensor]
 class TensorBatches(Dataset[Batch]):
     """Data and labels in two tensors, from which a batch is taken by one indexing operation.
 
-    Args:
-        data: Shape ``(n, *event)``: uint8 images or float points.
-        labels: Shape ``(n,)``, integers.
+    Data are uint8 images or float points, ``(n, *event)``, and labels are integers, ``(n,)``.
     """
 
     def __init__(self, data: Tensor, labels: Tensor) -> None:
@@ -45,10 +43,9 @@ class TensorBatches(Dataset[Batch]):
 
 
 class ResumableSampler(DistributedSampler[Batch]):
-    """Shares the examples out among ranks, and leaves out those that an epoch has had.
+    """Shards the examples among ranks, and skips those that an interrupted epoch has had.
 
-    Lightning counts the batches of an epoch and stores their number in checkpoints, but a run that
-    goes on from the middle of an epoch would get its first batches again.
+    Lightning stores the number of batches that an epoch has had, but would repeat them.
     """
 
     trainer: pl.Trainer | None = None
@@ -62,8 +59,8 @@ class ResumableSampler(DistributedSampler[Batch]):
         yield from islice(super().__iter__(), done * self.batch_size, None)
 
 
-def as_is(batch: Any) -> Any:
-    """Collate nothing: :class:`TensorBatches` returns whole batches."""
+def no_collate(batch: Any) -> Any:
+    """Return the batch: :class:`TensorBatches` makes whole batches."""
     return batch
 
 
@@ -72,42 +69,44 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     A batch is ``(x, label)``. Images travel as uint8 and become float32 in [-1, 1] on the device.
     The order of the training data depends on the seed (``--seed_everything``) and the epoch
-    alone, and is shared out among ranks.
+    alone, and is sharded among ranks.
 
     Args:
-        batch_size: Examples in a batch, on each device.
+        batch_size: Examples in a batch, on each device, at least 1.
+
+    Attributes:
+        data_shape: Shape of one example: (D,) for points, (channels, height, width) for images.
+        data_mean: Mean over all values of the data, images in [-1, 1].
+        data_std: Standard deviation over all values, likewise.
+        data_diameter: Largest distance between two examples, likewise: NCSNv2's choice of σ_max.
+        exact: The density that the data was drawn from, where it is known.
+        feature_network: The shipped feature network in which samples are compared, if any.
     """
 
-    def __init__(self, batch_size: PositiveInt) -> None:
+    data_shape: tuple[int, ...]
+    data_mean: float
+    data_std: float
+    data_diameter: float
+    exact: ExactScore | None = None
+    feature_network: FeatureName | None = None
+
+    def __init__(self, batch_size: int) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
         self.splits: dict[str, TensorBatches] = {}
 
-    @property
-    @abstractmethod
-    def data_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (D,) for points, (channels, height, width) for images."""
+    @cached_property
+    def kind(self) -> Kind:
+        """What an example is: an image or a point."""
+        return kind_of(self.data_shape)
 
-    @property
-    @abstractmethod
-    def data_mean(self) -> float:
-        """Mean over all values of the data, images in [-1, 1]."""
-
-    @property
-    @abstractmethod
-    def data_std(self) -> float:
-        """Standard deviation over all values of the data, images in [-1, 1]."""
-
-    @property
-    @abstractmethod
-    def data_diameter(self) -> float:
-        """Largest distance between two examples, images in [-1, 1]: NCSNv2's choice of σ_max."""
-
-    exact: ExactScore | None = None
-    """The density that the data was drawn from, where it is known."""
-
-    feature_network: FeatureName | None = None
-    """The shipped feature network in which samples are judged."""
+    def reference(self, split: str) -> Reference:
+        """What samples are compared with; ``split``, ``"val"`` or ``"test"``, is held out."""
+        train = self.splits["train"]
+        features = load_features(self.feature_network) if self.feature_network else None
+        return Reference(train.data, train.labels, self.splits[split].data, self.exact, features)
 
     @property
     def num_classes(self) -> int:
@@ -122,16 +121,16 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         """Load the data, once.
 
         Raises:
-            UserError: If a split is empty or there are fewer training examples than a batch takes.
+            ValueError: If a split is empty, or smaller than a batch of the training.
         """
         if self.splits:
             return
         self.splits = self.load_splits()
         for name, examples in self.splits.items():
             if not len(examples):
-                raise UserError(f"the {name} data is empty: change data.val_fraction")
+                raise ValueError(f"the {name} data is empty: change data.val_fraction")
         if len(self.splits["train"]) < self.batch_size:
-            raise UserError(
+            raise ValueError(
                 f"data.batch_size={self.batch_size} is larger than the "
                 f"{len(self.splits['train'])} training examples: lower it"
             )
@@ -167,22 +166,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=shuffle,
-            collate_fn=as_is,
+            collate_fn=no_collate,
             pin_memory=torch.cuda.is_available(),
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 images into float32 in [-1, 1], on the device."""
         x, label = batch
-        return self.to_float(x), label
-
-    @staticmethod
-    def to_float(x: Tensor) -> Tensor:
-        """uint8 images as float32 in [-1, 1]; points as they are."""
-        return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
-
-
-def mean_and_std(x: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation over all values; uint8 images are taken as [-1, 1]."""
-    values = x.double() / 127.5 - 1 if x.dtype == torch.uint8 else x.double()
-    return cast(float, values.mean().item()), cast(float, values.std().item())
+        return self.kind.decode(x), label

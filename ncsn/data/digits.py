@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels, nothing to download."""
 
 import torch
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 
@@ -11,22 +10,21 @@ __all__ = ["DigitsDataModule"]
 class DigitsDataModule(InMemoryDataModule):
     """The test part of UCI's Optical Recognition of Handwritten Digits, as 8x8 grey images.
 
-    The images are bundled with scikit-learn. A random part of them is held out, for validation
-    and for test.
+    A random part of the images, which come with scikit-learn, is held out, for both validation
+    and test.
 
     Args:
-        val_fraction: Share of the images that is held out.
+        val_fraction: Share of the images that is held out, in (0, 1).
         batch_size: Images in a batch, on each device.
         seed: Seed of the split, apart from the seed of the training.
     """
 
-    def __init__(
-        self,
-        val_fraction: OpenUnitInterval = 0.2,
-        batch_size: PositiveInt = 128,
-        seed: NonNegativeInt = 0,
-    ) -> None:
+    def __init__(self, val_fraction: float = 0.2, batch_size: int = 128, seed: int = 0) -> None:
         super().__init__(batch_size)
+        if not 0 < val_fraction < 1 or seed < 0:
+            raise ValueError(
+                f"digits need 0 < val_fraction < 1 and seed >= 0, got {val_fraction} and {seed}"
+            )
         self.val_fraction, self.seed = val_fraction, seed
 
     data_shape = (1, 8, 8)
@@ -45,14 +43,9 @@ class DigitsDataModule(InMemoryDataModule):
         # The sixteen steps of grey, 0 to 16, become 0 to 255.
         data = torch.from_numpy(images).mul(255 / 16).round().byte().view(-1, 1, 8, 8)
         labels = torch.from_numpy(digits)
+        options = {"test_size": self.val_fraction, "random_state": self.seed, "stratify": digits}
         train, held_out = (
-            torch.from_numpy(rows)
-            for rows in train_test_split(
-                torch.arange(len(data)).numpy(),
-                test_size=self.val_fraction,
-                random_state=self.seed,
-                stratify=digits,
-            )
+            TensorBatches(data[rows], labels[rows])
+            for rows in train_test_split(torch.arange(len(data)).numpy(), **options)
         )
-        val = TensorBatches(data[held_out], labels[held_out])
-        return {"train": TensorBatches(data[train], labels[train]), "val": val, "test": val}
+        return {"train": train, "val": held_out, "test": held_out}

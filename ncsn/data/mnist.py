@@ -5,13 +5,11 @@ from typing import Literal
 
 import torch
 from filelock import FileLock
-from jsonargparse.typing import PositiveInt
 from torchvision.datasets import MNIST
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms.v2.functional import resize
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches
-from ncsn.errors import UserError
 
 __all__ = ["MNISTDataModule"]
 
@@ -41,51 +39,40 @@ class MNISTDataModule(InMemoryDataModule):
         self,
         data_dir: Path = Path("data"),
         image_size: Literal[28, 32] = 28,
-        batch_size: PositiveInt = 128,
+        batch_size: int = 128,
     ) -> None:
         super().__init__(batch_size)
         self.data_dir, self.image_size = data_dir, image_size
-
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        """(1, image_size, image_size)."""
-        return (1, self.image_size, self.image_size)
+        self.data_shape = (1, image_size, image_size)
+        # Measured on the 60,000 training images; resizing smooths them a little.
+        self.data_std = 0.6162 if image_size == 28 else 0.5786
+        self.data_diameter = 33.75 if image_size == 28 else 36.88
 
     feature_network = "mnist"
-    # Measured on the 60,000 training images.
     data_mean = -0.7387
-
-    @property
-    def data_std(self) -> float:
-        """See :attr:`InMemoryDataModule.data_std`; resizing smooths the images a little."""
-        return 0.6162 if self.image_size == 28 else 0.5786
-
-    @property
-    def data_diameter(self) -> float:
-        """See :attr:`InMemoryDataModule.data_diameter`."""
-        return 33.75 if self.image_size == 28 else 36.88
 
     def prepare_data(self) -> None:
         """Download what is missing, on one process, and verify every file.
 
         Raises:
-            UserError: If the files are missing and cannot be downloaded, or are damaged.
+            FileNotFoundError: If the files are missing and cannot be downloaded.
+            ValueError: If a file is damaged.
         """
         raw = self.data_dir / "MNIST" / "raw"
         if not all((raw / name).is_file() for name in CHECKSUMS):
             try:
                 raw.mkdir(parents=True, exist_ok=True)
-                with FileLock(raw / ".lock"):  # others may be at it
+                with FileLock(raw / ".lock"):  # another process may be downloading
                     MNIST(str(self.data_dir), download=True)
             except (OSError, RuntimeError) as error:
-                raise UserError(
+                raise FileNotFoundError(
                     f"MNIST is not in {raw} and could not be downloaded there ({error}). "
                     "Point --data.data_dir at a directory that holds MNIST/raw, or start with "
                     "configs/digits.yaml, which needs no download."
                 ) from error
         for name, checksum in CHECKSUMS.items():
             if not check_integrity(str(raw / name), checksum):
-                raise UserError(
+                raise ValueError(
                     f"{raw / name} is not MNIST's file (its MD5 is not {checksum}): "
                     "it is damaged or another data set. Delete it to download it again, or point "
                     "--data.data_dir at an intact copy."

@@ -3,11 +3,10 @@
 from functools import cached_property
 
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, OpenUnitInterval, PositiveInt
 
-from ncsn.data.base import InMemoryDataModule, TensorBatches, mean_and_std
+from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.exact import TwoMoons
-from ncsn.noise import largest_distance
+from ncsn.levels import largest_distance
 
 __all__ = ["MoonsDataModule"]
 
@@ -18,22 +17,27 @@ class MoonsDataModule(InMemoryDataModule):
     The label is the moon. The last part of the points is held out, for validation and for test.
 
     Args:
-        num_points: Number of points in all.
-        noise: Standard deviation of the noise around the arcs.
-        val_fraction: Share of the points that is held out.
+        num_points: Number of points, of both splits.
+        noise: Standard deviation of the noise around the arcs, >= 0.
+        val_fraction: Share of the points that is held out, in (0, 1).
         batch_size: Points in a batch, on each device.
         seed: Seed of the data, apart from the seed of the training.
     """
 
     def __init__(
         self,
-        num_points: PositiveInt = 5000,
-        noise: NonNegativeFloat = 0.1,
-        val_fraction: OpenUnitInterval = 0.2,
-        batch_size: PositiveInt = 128,
-        seed: NonNegativeInt = 0,
+        num_points: int = 5000,
+        noise: float = 0.1,
+        val_fraction: float = 0.2,
+        batch_size: int = 128,
+        seed: int = 0,
     ) -> None:
         super().__init__(batch_size)
+        if num_points < 1 or not noise >= 0 or not 0 < val_fraction < 1 or seed < 0:
+            raise ValueError(
+                "moons need num_points >= 1, noise >= 0, 0 < val_fraction < 1 and seed >= 0, got "
+                f"{num_points}, {noise}, {val_fraction} and {seed}"
+            )
         self.num_points, self.noise = num_points, noise
         self.val_fraction, self.seed = val_fraction, seed
 
@@ -55,26 +59,26 @@ class MoonsDataModule(InMemoryDataModule):
         """The density of the moons; without noise, there is none."""
         return TwoMoons(self.noise, num_points=1024) if self.noise > 0 else None
 
-    @property
-    def data_mean(self) -> float:
-        """See :attr:`InMemoryDataModule.data_mean`."""
-        return self._mean_and_std[0]
-
-    @property
-    def data_std(self) -> float:
-        """See :attr:`InMemoryDataModule.data_std`."""
-        return self._mean_and_std[1]
+    @cached_property
+    def data_mean(self) -> float:  # type: ignore[override]
+        """See :class:`InMemoryDataModule`."""
+        return self._training_points.double().mean().item()
 
     @cached_property
-    def data_diameter(self) -> float:
-        """See :attr:`InMemoryDataModule.data_diameter`."""
+    def data_std(self) -> float:  # type: ignore[override]
+        """See :class:`InMemoryDataModule`."""
+        return self._training_points.double().std().item()
+
+    @cached_property
+    def data_diameter(self) -> float:  # type: ignore[override]
+        """See :class:`InMemoryDataModule`."""
         from scipy.spatial import ConvexHull
 
-        points = self.load_splits()["train"].data
+        points = self._training_points
         if len(points) < 3:
             return largest_distance(points)
         return largest_distance(points[ConvexHull(points.numpy()).vertices])
 
     @cached_property
-    def _mean_and_std(self) -> tuple[float, float]:
-        return mean_and_std(self.load_splits()["train"].data)
+    def _training_points(self) -> torch.Tensor:
+        return self.load_splits()["train"].data

@@ -14,7 +14,7 @@ class ScoreNetwork(nn.Module, ABC):
     """A function of a noisy point and of its noise level, of the shape of the point.
 
     What the output means (the score, the noise, a correction to a Gaussian score) is decided by
-    :mod:`ncsn.networks.preconditioning`, not by the network.
+    :mod:`ncsn.parametrisation`, not by the network.
 
     Attributes:
         num_classes: Number of classes of a class-conditional network; 0 if it takes no labels.
@@ -23,9 +23,9 @@ class ScoreNetwork(nn.Module, ABC):
     num_classes: int = 0
 
     def set_noise_levels(self, noise_levels: Tensor) -> None:
-        """Learn the ladder of noise levels, once, before anything else.
+        """Tell the network its ladder; the module calls this once, before training.
 
-        A network that has parameters for each level makes them here; others do nothing.
+        A network with parameters for each level creates them here; others do nothing.
 
         Args:
             noise_levels: The ladder, shape ``(num_levels,)``, descending.

@@ -3,11 +3,38 @@
 import torch
 from torch import Tensor, nn
 
+from ncsn.levels import geometric
 from ncsn.networks.base import ScoreNetwork
-from ncsn.networks.embeddings import NoiseLevelTable
-from ncsn.noise import geometric_noise_levels
 
-__all__ = ["ConditionedResNet"]
+__all__ = ["ConditionedResNet", "NoiseLevelTable"]
+
+
+class NoiseLevelTable(nn.Module):
+    """One learned vector for each noise level: an ``nn.Embedding`` on the levels of the ladder.
+
+    Between two levels it is linear in log sigma, and outside the ladder that of the nearest level,
+    so that samplers may use other levels than training did.
+
+    Args:
+        dim: Size of a vector.
+        noise_levels: The ladder, shape ``(num_levels,)``, descending; its first level has row 0.
+    """
+
+    def __init__(self, dim: int, noise_levels: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Embedding(len(noise_levels), dim)
+        self.rising = nn.Buffer(-noise_levels.log(), persistent=False)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """Embed ``sigma`` of shape ``(batch,)``; returns ``(batch, dim)``."""
+        if len(self.rising) == 1:
+            return self.table.weight.expand(len(sigma), -1)
+        position = -sigma.log()
+        row = torch.searchsorted(self.rising, position, right=True) - 1
+        row = row.clamp(0, len(self.rising) - 2)
+        low, high = self.rising[row], self.rising[row + 1]
+        share = ((position - low) / (high - low)).clamp(0, 1)
+        return torch.lerp(self.table(row), self.table(row + 1), share[:, None])
 
 
 class ConditionedBlock(nn.Module):
@@ -34,9 +61,8 @@ class ConditionedResNet(ScoreNetwork):
     """The conditioned ResNet: conv3x3 + ReLU, residual blocks, ReLU + conv3x3.
 
     Every block has its own table of learned embeddings, one for each noise level, broadcast over
-    space. The spatial size never changes, so any image size works. The tables are those of the
-    ladder from 1 to 0.01 with 10 levels until :meth:`set_noise_levels` is called, as the modules
-    do.
+    space. The spatial size never changes, so any image size works. Until the module calls
+    :meth:`set_noise_levels`, the tables are those of 10 levels from 1 to 0.01.
 
     Args:
         channels: Channels of the images.
@@ -44,12 +70,7 @@ class ConditionedResNet(ScoreNetwork):
         num_blocks: Number N of residual blocks; the reference stays below 8.
     """
 
-    def __init__(
-        self,
-        channels: int = 1,
-        filters: int = 64,
-        num_blocks: int = 7,
-    ) -> None:
+    def __init__(self, channels: int = 1, filters: int = 64, num_blocks: int = 7) -> None:
         super().__init__()
         if min(channels, filters, num_blocks) < 1:
             raise ValueError(
@@ -57,11 +78,12 @@ class ConditionedResNet(ScoreNetwork):
                 f"got {channels}, {filters} and {num_blocks}"
             )
         self.conv_in = nn.Conv2d(channels, filters, kernel_size=3, padding=1)
-        self.noise_levels = geometric_noise_levels(1.0, 0.01, 10)
+        self.noise_levels = geometric(1.0, 0.01, 10)
         self.blocks = nn.ModuleList(
             ConditionedBlock(filters, self.noise_levels) for _ in range(num_blocks)
         )
         self.conv_out = nn.Conv2d(filters, channels, kernel_size=3, padding=1)
+        self.to(memory_format=torch.channels_last)  # convolutions run faster
 
     def set_noise_levels(self, noise_levels: Tensor) -> None:
         """Make new tables for another ladder; see :meth:`ScoreNetwork.set_noise_levels`."""

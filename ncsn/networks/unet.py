@@ -5,13 +5,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncsn.networks.base import ScoreNetwork
-from ncsn.networks.embeddings import ClassEmbedding, NoiseLevelEmbedding
 
 __all__ = ["UNet"]
 
 
+class NoiseLevelEmbedding(nn.Module):
+    """Sines and cosines of log σ, followed by a small MLP.
+
+    The frequencies are fixed, in geometric progression from 1/8 to 8, so that the embedding is
+    smooth over several decades of sigma and still tells neighbouring levels apart.
+
+    Source: Tancik et al. 2020 (arXiv 2006.10739); on log σ: Song et al. 2021 (arXiv 2011.13456).
+
+    Args:
+        dim: Size of the embedding, even.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.frequencies = nn.Buffer(torch.logspace(-3, 3, dim // 2, base=2.0), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """Embed ``sigma`` of shape ``(batch,)``; returns ``(batch, dim)``."""
+        angles = sigma.log()[:, None] * self.frequencies
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
+class ClassEmbedding(nn.Module):
+    """One learned vector of size ``dim`` for each class, and one for "any class"."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Embed ``label`` of shape ``(batch,)``, −1 for any class; returns ``(batch, dim)``."""
+        return self.table(label + 1)
+
+
 def zero_(layer: nn.Module) -> None:
-    """Let a layer start as zero."""
+    """Zero-initialise a layer."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
@@ -26,11 +60,9 @@ class ResBlock(nn.Module):
         self.scale_shift = nn.Linear(dim_embedding, 2 * channels_out)
         self.norm2 = nn.GroupNorm(8, channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, kernel_size=3, padding=1)
-        self.skip = (
-            nn.Identity()
-            if channels_in == channels_out
-            else nn.Conv2d(channels_in, channels_out, kernel_size=1)
-        )
+        self.skip: nn.Module = nn.Identity()
+        if channels_in != channels_out:
+            self.skip = nn.Conv2d(channels_in, channels_out, kernel_size=1)
         # Each block starts as the identity, which lets a deep network train from the first step.
         zero_(self.conv2)
 
@@ -47,9 +79,8 @@ class UNet(ScoreNetwork):
     With ``patch_size=2`` the image is first rearranged to half the resolution and four times the
     channels (pixel-unshuffle), so that the layers work on a quarter of the positions.
 
-    Source:
-        Ho et al. 2020 (arXiv 2006.11239), appendix B; scale and shift by the noise level as in
-        Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.1. Reduced to what small images need.
+    Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; scale and shift by the noise level as in
+    Dhariwal & Nichol 2021 (arXiv 2105.05233), section 3.1. Reduced to what small images need.
 
     Args:
         channels: Channels of the images.
@@ -115,6 +146,7 @@ class UNet(ScoreNetwork):
         self.norm_out = nn.GroupNorm(8, width)
         self.conv_out = nn.Conv2d(width, channels * patch_size**2, kernel_size=3, padding=1)
         zero_(self.conv_out)
+        self.to(memory_format=torch.channels_last)  # convolutions run faster
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """See :class:`ScoreNetwork`; ``x`` has shape ``(batch, channels, height, width)``."""

@@ -1,10 +1,12 @@
 """Samplers: from a score function to samples. Any of them can be named in a config."""
 
 from ncsn.sampling.base import LadderSampler, Monitor, Sampler
-from ncsn.sampling.diffusion import Ancestral, PredictorCorrector
-from ncsn.sampling.guidance import classifier_free_guidance, inpaint
+from ncsn.sampling.flow import DPMSolver, Euler, Heun
+from ncsn.sampling.guidance import classifier_free_guidance
+from ncsn.sampling.inverse import inpaint
 from ncsn.sampling.langevin import AnnealedLangevin, ConsistentAnnealedSampling, Langevin
-from ncsn.sampling.ode import DPMSolver, Euler, Heun, log_density
+from ncsn.sampling.likelihood import log_density
+from ncsn.sampling.reverse import Ancestral, PredictorCorrector
 
 __all__ = [
     "Ancestral",

@@ -1,49 +1,60 @@
-"""What every sampler has in common: a prior, a way down the noise levels, and a last step.
+"""The loop that all samplers share.
 
-A sampler starts from noise of the largest level and ends with a Tweedie step, which replaces the
-last state by the mean of the clean data that it may come from::
+A sampler starts from noise at the largest level, takes one step after another along a descending
+sequence of levels, and ends with a Tweedie step. That last step replaces the state by the mean of
+the clean data that it may come from::
 
     E[x_0 | x] = x + σ_min² s(x, σ_min).
 
-It removes the noise of level σ_min that would otherwise stay in the samples, and matters more
-than it seems to (Robbins 1956; Efron 2011; Jolicoeur-Martineau et al. 2020, arXiv 2009.05475).
+It removes the noise of level σ_min that the samples would otherwise keep (Robbins 1956; Efron
+2011; Jolicoeur-Martineau et al. 2020, arXiv 2009.05475). Where σ_min is comparable to the noise τ
+of the data itself, it shrinks too much: a variance of τ² becomes τ⁴ / (τ² + σ_min²).
+
+A sampler of your own is one method::
+
+    class MySampler(LadderSampler):
+        def step(self, score, x, sigma, sigma_next, generator):
+            denoised = x + sigma**2 * score(x, sigma)
+            return denoised + sigma_next * normal_like(x, generator)
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from ncsn.noise import (
-    Generator,
-    ScoreFunction,
-    geometric_noise_levels,
-    normal_like,
-    uniform_like,
-)
+from ncsn.levels import Ladder, ScoreFunction, descend, geometric
+from ncsn.random import Generator, normal_like, uniform_like
 
-__all__ = ["LadderSampler", "LevelScore", "Monitor", "Sampler", "Sigmas"]
+__all__ = ["LadderSampler", "LevelScore", "Monitor", "Sampler"]
 
 Monitor: TypeAlias = Callable[[float, Tensor], None]
-"""Called as ``monitor(sigma, x)`` after each network evaluation, for progress bars, pictures and
-trajectories: ``lambda sigma, x: trajectory.append(x)``. ``x`` is never written to again, so it may
-be kept without a copy."""
+"""Called as ``monitor(sigma, x)`` after each step, for progress bars, pictures and trajectories:
+``lambda sigma, x: trajectory.append(x)``. ``x`` is at noise level ``sigma``, and is never written
+to again, so it may be kept without a copy."""
 
 LevelScore: TypeAlias = Callable[[Tensor, float], Tensor]
 """``score(x, sigma)`` with one noise level for the whole batch."""
 
-Sigmas: TypeAlias = list[float]
-"""The noise levels that a sampler visits, descending."""
-
 
 class Sampler(ABC):
-    """A map from prior noise to samples.
+    """A map from prior noise to samples, one :meth:`step` at a time.
 
     Args:
         prior: Where to start: ``"normal"`` for N(0, σ_max² I), ``"uniform"`` for U[-1, 1].
-        denoise: Whether to end with a Tweedie step.
+        denoise: Whether to end with a Tweedie step; the module's docstring says where not to.
+
+    Attributes:
+        num_evaluations: Network evaluations of the last call, as counted.
+
+    Raises:
+        ValueError: Here and in all samplers, if a value is outside its domain.
     """
+
+    num_evaluations = 0
 
     def __init__(
         self, prior: Literal["normal", "uniform"] = "normal", denoise: bool = True
@@ -53,22 +64,21 @@ class Sampler(ABC):
         self.prior, self.denoise = prior, denoise
 
     @abstractmethod
-    def run(
-        self, score: LevelScore, x: Tensor, sigmas: Sigmas, generator: Generator, monitor: Monitor
+    def step(
+        self, score: LevelScore, x: Tensor, sigma: float, sigma_next: float, generator: Generator
     ) -> Tensor:
-        """The algorithm: take the states ``x`` from ``sigmas[0]`` to ``sigmas[-1]``."""
+        """Take the states ``x`` from noise level ``sigma`` to ``sigma_next``.
 
-    def __str__(self) -> str:
-        args = {k: v for k, v in vars(self).items() if isinstance(v, str | float | int | None)}
-        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in args.items())})"
+        It is called on a copy of the sampler, whose :meth:`path` has been asked for.
+        """
 
-    @abstractmethod
-    def run_evaluations(self, num_levels: int) -> int:
-        """How often :meth:`run` evaluates the network."""
+    def path(self, noise_levels: Tensor) -> list[float]:
+        """The levels between which the steps go: one more than there are steps.
 
-    def num_evaluations(self, num_levels: int) -> int:
-        """How often the network is evaluated for one batch of samples (NFE)."""
-        return self.run_evaluations(num_levels) + self.denoise
+        Raises:
+            ValueError: If the sampler cannot descend this ladder.
+        """
+        return noise_levels.tolist()
 
     def initial(self, x: Tensor, noise_levels: Tensor, generator: Generator = None) -> Tensor:
         """Draw the starting points: a tensor of the shape, dtype and device of ``x``."""
@@ -76,13 +86,9 @@ class Sampler(ABC):
             return uniform_like(x, generator)
         return noise_levels[0] * normal_like(x, generator)
 
-    def ladder(self, noise_levels: Tensor) -> list[float]:
-        """The levels that the sampler visits, descending; by default, all of them.
-
-        Raises:
-            ValueError: If the sampler cannot go down this ladder.
-        """
-        return noise_levels.tolist()
+    def num_steps_on(self, noise_levels: Tensor) -> int:
+        """How often a call reports to the monitor: once a step, the Tweedie step included."""
+        return len(self.path(noise_levels)) - 1 + self.denoise
 
     def __call__(
         self,
@@ -99,61 +105,64 @@ class Sampler(ABC):
             x: Starting points, shape ``(batch, *event)``; see :meth:`initial`.
             noise_levels: The ladder, shape ``(num_levels,)``, descending.
             generator: Source of the noise.
-            monitor: Called after each network evaluation.
+            monitor: Called after each step.
 
         Returns:
             Samples, of the shape of ``x``.
         """
         monitor = monitor or (lambda sigma, x: None)
-        sigmas = self.ladder(noise_levels)
+        run = copy(self)  # what a multistep method remembers belongs to one call
+        run.num_evaluations = 0
 
         def level_score(x: Tensor, sigma: float) -> Tensor:
+            run.num_evaluations += 1
             return score(x, x.new_full((len(x),), sigma))
 
-        x = self.run(level_score, x, sigmas, generator, monitor)
+        path = run.path(noise_levels)
+        for sigma, sigma_next in pairwise(path):
+            x = run.step(level_score, x, sigma, sigma_next, generator)
+            monitor(sigma_next, x)
         if self.denoise:
-            x = x + sigmas[-1] ** 2 * level_score(x, sigmas[-1])
-            monitor(sigmas[-1], x)
+            x = x + path[-1] ** 2 * level_score(x, path[-1])
+            monitor(path[-1], x)
+        self.num_evaluations = run.num_evaluations
         return x
+
+    def __str__(self) -> str:
+        args = {k: v for k, v in vars(self).items() if k != "num_evaluations" and k[0] != "_"}
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in args.items())})"
 
 
 class LadderSampler(Sampler):
     """A sampler that moves from level to level, on a ladder that need not be that of training.
 
     Args:
-        num_steps: Number of noise levels, in geometric progression from σ_max to σ_min, at least
-            2; ``None`` for those of training. With the Tweedie step, it is the number of steps
-            from σ_max to 0.
+        num_steps: Number of noise levels from σ_max to σ_min, at least 2; by default, as many as
+            in training. With the Tweedie step, it is the number of steps from σ_max to 0.
         denoise: Whether to end with a Tweedie step.
-
-    Raises:
-        ValueError: If ``num_steps`` is below 2.
+        ladder: How the levels descend; by default, those of training or, if ``num_steps`` is
+            given, in geometric progression.
     """
 
-    def __init__(self, num_steps: int | None = None, denoise: bool = True) -> None:
+    def __init__(
+        self, num_steps: int | None = None, denoise: bool = True, ladder: Ladder | None = None
+    ) -> None:
         super().__init__("normal", denoise)
         if num_steps is not None and num_steps < 2:
             raise ValueError(
                 f"{type(self).__name__} needs num_steps of at least 2, got {num_steps}"
             )
-        self.num_steps = num_steps
+        self.num_steps, self.ladder = num_steps, ladder
 
-    def ladder(self, noise_levels: Tensor) -> list[float]:
-        """The noise levels that the sampler visits.
-
-        Raises:
-            ValueError: If there is only one noise level.
-        """
+    def path(self, noise_levels: Tensor) -> list[float]:
+        """See :meth:`Sampler.path`; a ladder of one level is refused."""
         sigma_max, sigma_min = noise_levels[0].item(), noise_levels[-1].item()
         if sigma_max == sigma_min:
             raise ValueError(
                 f"{type(self).__name__} goes from level to level, but the model has one, "
                 f"{sigma_max:.4g}: use Langevin"
             )
-        if self.num_steps is None:
+        if self.num_steps is None and self.ladder is None:
             return noise_levels.tolist()
-        return geometric_noise_levels(sigma_max, sigma_min, self.num_steps).tolist()
-
-    def run_evaluations(self, num_levels: int) -> int:
-        """One for each step between two levels."""
-        return (self.num_steps or num_levels) - 1
+        num_steps = self.num_steps or len(noise_levels)
+        return descend(self.ladder or geometric, sigma_max, sigma_min, num_steps).tolist()

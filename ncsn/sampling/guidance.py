@@ -1,30 +1,22 @@
-"""Samples that are steered: towards a class, or around known pixels.
+"""Classifier-free guidance: samples steered towards a class.
 
-*Classifier-free guidance* (Ho & Salimans 2022): a network that was trained with and without labels
-knows both scores of ∇log p(x | y) = ∇log p(x) + ∇log p(y | x); their difference is the score of an
-implicit classifier, which can be given more weight than it has::
+A network that was trained with and without labels (Ho & Salimans 2022) knows both scores of
+∇log p(x | y) = ∇log p(x) + ∇log p(y | x). Their difference is the score of an implicit classifier,
+which can be given more weight::
 
     s_w(x) = s(x) + w (s(x | y) − s(x)).
 
 w = 1 samples the class as it is, w > 1 its most typical members, w = 0 ignores the label.
-
-*Inpainting* by replacement (Song & Ermon 2019, arXiv 1907.05600): at each noise level the known
-pixels are set to their values, noised to that level. The unknown ones then follow known ones that
-never looked at them; *resampling* (Lugmayr et al. 2022) goes back up and down a few times at each
-level, so that both have time to agree.
 """
 
-import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ncsn.noise import Generator, ScoreFunction, normal_like
-from ncsn.sampling.base import Monitor
+from ncsn.levels import ScoreFunction
 
-__all__ = ["classifier_free_guidance", "inpaint"]
+__all__ = ["classifier_free_guidance", "hide_labels"]
 
 
 def classifier_free_guidance(
@@ -32,9 +24,7 @@ def classifier_free_guidance(
 ) -> ScoreFunction:
     """The score of the examples' classes, guided.
 
-    Source:
-        Ho & Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv 2207.12598), equation 6;
-        their weight is ``guidance_scale`` − 1.
+    Source: Ho & Salimans 2022 (arXiv 2207.12598), equation 6; their weight is w − 1.
 
     Args:
         score: Called as ``score(x, sigma, label)``, where −1 stands for any class.
@@ -56,50 +46,15 @@ def classifier_free_guidance(
     return guided
 
 
-def inpaint(
-    score: ScoreFunction,
-    known: Tensor,
-    mask: Tensor,
-    noise_levels: Tensor,
-    num_resamples: int = 1,
-    generator: Generator = None,
-    monitor: Monitor | None = None,
-) -> Tensor:
-    """Fill in what is not known, by ancestral sampling with replacement.
+def hide_labels(label: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """Replace a random share of the labels by −1, "any class", as guidance needs in training.
 
-    Source:
-        Lugmayr et al. 2022, "RePaint" (arXiv 2201.09865), algorithm 1, for noise levels; without
-        resampling: Song et al. 2021 (arXiv 2011.13456), appendix I.2.
+    Source: Ho & Salimans 2022 (arXiv 2207.12598), algorithm 1.
 
     Args:
-        score: The score function.
-        known: Data, shape ``(batch, *event)``; what is not known does not matter.
-        mask: 1 (or True) where the data is known, 0 where not; broadcasts over ``known``.
-        noise_levels: The ladder, shape ``(num_levels,)``, descending.
-        num_resamples: How often each step is taken, at least 1; 1 is plain replacement.
-        generator: Source of the noise.
-        monitor: Called after each network evaluation.
-
-    Returns:
-        Samples that agree with ``known`` where the mask is 1, of the shape of ``known``.
-
-    Raises:
-        ValueError: If ``num_resamples`` is below 1.
+        label: Class of each example, shape ``(batch,)``.
+        share: Probability that a label is hidden.
+        generator: Source of the choice.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
-    mask = mask.bool()
-    sigmas = noise_levels.tolist()
-    x = sigmas[0] * normal_like(known, generator)
-    for sigma_t, sigma_s in pairwise([*sigmas, 0.0]):
-        g = sigma_s / sigma_t
-        for repeat in range(num_resamples):
-            if repeat:  # back up to sigma_t
-                x = x + math.sqrt(sigma_t**2 - sigma_s**2) * normal_like(x, generator)
-            denoised = x + sigma_t**2 * score(x, x.new_full((len(x),), sigma_t))
-            z = normal_like(x, generator)
-            unknown = g**2 * x + (1 - g**2) * denoised + sigma_s * math.sqrt(1 - g**2) * z
-            x = torch.where(mask, known + sigma_s * normal_like(x, generator), unknown)
-            if monitor:
-                monitor(sigma_s, x)
-    return x
+    hidden = torch.rand(label.shape, generator=generator, device=label.device)
+    return label.masked_fill(hidden < share, -1)

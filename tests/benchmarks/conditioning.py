@@ -8,18 +8,22 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
-from matplotlib.figure import Figure
 
 from ncsn import plots
 from ncsn.data import MNISTDataModule
+from ncsn.evaluation.codec import to_float, to_uint8
 from ncsn.modules import NCSN
-from ncsn.noise import InterpolatedGenerator, SampleGenerator
+from ncsn.random import InterpolatedGenerator, SampleGenerator
 from ncsn.sampling import DPMSolver, inpaint
 
 
 @torch.inference_mode()
 def draw_conditioning(
-    ckpt_path: Path, data_dir: Path = Path("data"), output: Path = Path()
+    ckpt_path: Path,
+    data_dir: Path = Path("data"),
+    output: Path = Path(),
+    num_steps: int = 20,
+    num_resamples: int = 10,
 ) -> None:
     """Write classes.png, inpainting.png and interpolation.png.
 
@@ -27,31 +31,31 @@ def draw_conditioning(
         ckpt_path: Checkpoint of a class-conditional NCSN on MNIST.
         data_dir: Where MNIST is.
         output: Directory of the pictures.
+        num_steps: Steps of DPM-Solver++, which draws the classes and the interpolation.
+        num_resamples: How often inpainting takes each step in the last panel.
     """
     module = NCSN.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
-    solver, levels = DPMSolver(num_steps=20), module.noise_levels
+    solver, levels = DPMSolver(num_steps), module.noise_levels
 
     # One row a class; the same noise at each scale.
     label = torch.arange(10).repeat_interleave(10)
     panels = {}
     for scale in (1.0, 2.0, 4.0):
         module.guidance_scale = scale
-        noise = SampleGenerator(0, 0, 100)
-        samples = module.sample(100, label, sampler=solver, generator=noise)
-        panels[f"guidance scale {scale:g}"] = samples
+        panels[f"guidance scale {scale:g}"] = module.draw(0, 100, label, sampler=solver)
     save(panels, output / "classes.png", columns=10)
 
     # The right half of ten test images is hidden; any class.
     data = MNISTDataModule(data_dir)
     data.setup("test")
-    known = data.splits["test"].data[:10].float() / 127.5 - 1
+    known = to_float(data.splits["test"].data[:10])
     mask = torch.ones(28, 28, dtype=torch.bool)
     mask[:, 14:] = False
     panels = {"test images": known, "known": torch.where(mask, known, 0.0)}
-    for name, num_resamples in {"replacement": 1, "each step taken 10 times": 10}.items():
-        panels[name] = inpaint(
-            module.score, known, mask, levels, num_resamples, SampleGenerator(0, 0, 10)
-        )
+    variants = {"replacement": 1, f"each step taken {num_resamples} times": num_resamples}
+    for name, num in variants.items():
+        generator = SampleGenerator(0, 0, 10)
+        panels[name] = inpaint(module.score, known, mask, levels, num, generator)
     save(panels, output / "inpainting.png", columns=10, vertical=True)
 
     # From one sample to another, along an arc of noise; any class.
@@ -68,11 +72,11 @@ def save(
     """Write grids of images, each with its title, below each other or side by side."""
     num = len(panels)
     rows = sum(len(images) for images in panels.values()) / columns
-    size = (5.4, 0.54 * rows + 0.3 * num) if vertical or num == 1 else (4 * num, 4.3)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    size = (4.5, 0.45 * rows + 0.25 * num) if vertical or num == 1 else (3.4 * num, 3.6)
+    figure = plots.new_figure(*size)
     axes_of = figure.subplots(*((num, 1) if vertical else (1, num)), squeeze=False).flat
     for axes, (title, images) in zip(axes_of, panels.items(), strict=True):
-        axes.imshow(plots.image_grid(images, columns).permute(1, 2, 0))
+        axes.imshow(plots.image_grid(to_uint8(images), columns))
         axes.set_title(title, fontsize="medium")
         axes.set_axis_off()
     figure.savefig(path)

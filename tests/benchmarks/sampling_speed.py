@@ -10,19 +10,18 @@ own, and each keeps its best round.
 
 import resource
 import time
-from pathlib import Path
 
+import shared
 import torch
 from jsonargparse import auto_cli
 from machine import DEVICE, alone, describe, flops_and_bytes, peak_flops, synchronize
 from torch import Tensor
 from tqdm import tqdm
 
-from ncsn.cli import CLI, keep_freed_memory
 from ncsn.modules import NCSN
+from ncsn.runtime import keep_freed_memory
 from ncsn.sampling import AnnealedLangevin
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = {"mnist": "ConditionedResNet of mnist.yaml", "mnist_cpu": "U-Net of mnist_cpu.yaml"}
 
 
@@ -50,7 +49,7 @@ def our_sampling(model: NCSN, num: int, steps_per_level: int) -> Tensor:
 
 def build(config: str) -> NCSN:
     """The model of a config, with random weights."""
-    return CLI([f"--config={ROOT}/configs/{config}.yaml"], run=False).model.to(DEVICE).eval()
+    return shared.build(config).model.to(DEVICE).eval()
 
 
 LOOPS = {"straightforward": straightforward_sampling, "ours": our_sampling}
@@ -107,15 +106,18 @@ def measure(
         model = build(config)
         flops, _ = flops_and_bytes(lambda m=model: our_sampling(m, num_samples, 1))
         evaluations = num_samples * steps_per_level * len(model.noise_levels)
-        measured.append((config, best, evaluations, flops * steps_per_level))
+        measured.append((CONFIGS[config], *best.values(), evaluations, flops * steps_per_level))
     print(f"{describe()}: {peak / 1e9:.0f} GFLOP/s (matrix product)")
-    heading = "network | straightforward, evaluations/s | ours | ratio | times the floor"
-    print(f"| {heading} |", "|---" * 5 + "|", sep="\n")
-    for config, best, evaluations, flops in measured:
-        straightforward, ours = best.values()
-        rates = f"{evaluations / straightforward:.0f} | {evaluations / ours:.0f}"
-        ratios = f"{straightforward / ours:.2f} | {ours * peak / flops:.1f}"
-        print(f"| {CONFIGS[config]} | {rates} | {ratios} |")
+    shared.print_table(
+        ("network", "straightforward, evaluations/s", "ours", "ratio", "times the floor"),
+        [
+            (
+                *(title, f"{evaluations / straightforward:.0f}", f"{evaluations / ours:.0f}"),
+                *(f"{straightforward / ours:.2f}", f"{ours * peak / flops:.1f}"),
+            )
+            for title, straightforward, ours, evaluations, flops in measured
+        ],
+    )
     for times in (1, 4):
         memory = alone(peak_memory, num_samples, times * steps_per_level)
         print(f"peak memory with {times * steps_per_level} steps a level: {memory:.0f} MB")

@@ -15,11 +15,13 @@ from jsonargparse import auto_cli
 from machine import DEVICE, describe, flops_and_bytes, seconds
 from matplotlib.figure import Figure
 from rich.progress import track
+from shared import print_table
 from torch import Tensor
 
-from ncsn.cli import keep_freed_memory
+from ncsn import plots
 from ncsn.modules import NCSN
 from ncsn.networks import ConditionedResNet
+from ncsn.runtime import keep_freed_memory
 
 DEFAULT = {"batch": 32, "filters": 64, "blocks": 7, "size": 28, "levels": 10}
 VALUES = {
@@ -31,7 +33,7 @@ VALUES = {
 }
 
 
-def saved_bytes(module: NCSN, x: Tensor) -> int:
+def saved_bytes(module: NCSN, x: Tensor, sigma: Tensor) -> int:
     """Bytes of the tensors that the forward pass saves, parameters aside."""
     own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     saved: dict[int, int] = {}
@@ -43,7 +45,7 @@ def saved_bytes(module: NCSN, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = module.loss(x)  # while it lives, so do the tensors: no address comes twice
+        loss = module.loss(x, sigma)  # while it lives, so do the tensors: no address comes twice
     del loss
     return sum(saved.values())
 
@@ -55,13 +57,12 @@ def cost(batch: int, filters: int, blocks: int, size: int, levels: int) -> dict[
     module = NCSN(network, num_levels=levels, data_shape=shape).to(DEVICE)
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
     x = torch.rand(batch, *shape, device=DEVICE)
+    sigma = module.sample_noise_levels(batch)
 
     def step() -> None:
         optimizer.zero_grad()
-        module.loss(x).backward()
+        module.loss(x, sigma).mean().backward()
         optimizer.step()
-
-    sigma = module.noise_levels[torch.zeros(batch, dtype=torch.long)].to(DEVICE)
 
     @torch.inference_mode()
     def evaluate() -> None:
@@ -72,13 +73,13 @@ def cost(batch: int, filters: int, blocks: int, size: int, levels: int) -> dict[
         "training step in ms": 1e3 * seconds(step, repeats=3),
         "network evaluation in ms": 1e3 * seconds(evaluate, repeats=3),
         "GFLOP a training step": flops / 1e9,
-        "saved activations in MB": saved_bytes(module, x) / 1e6,
+        "saved activations in MB": saved_bytes(module, x, sigma) / 1e6,
     }
 
 
 def plot(rows: list[dict[str, Any]]) -> Figure:
     """Time and memory over each of the sizes."""
-    figure = Figure(figsize=(14, 5.4), dpi=100, layout="constrained")
+    figure = plots.new_figure(11.7, 4.5)
     units = ("training step in ms", "saved activations in MB")
     panels = figure.subplots(2, len(VALUES), sharey="row", sharex="col")
     for row, key in zip(panels, units, strict=True):
@@ -115,25 +116,21 @@ def measure(output: Path = Path("scaling.png"), max_batch: int = 128, max_size: 
         rows.append({"varied": varied, **sizes, **cost(**sizes)})
     plot(rows).savefig(output)
     heading = list(rows[0])[1:]
-    print(describe(), "", f"| {' | '.join(heading)} |", "|---" * len(heading) + "|", sep="\n")
-    for row in rows:
-        print("| " + " | ".join(f"{row[name]:.5g}" for name in heading) + " |")
+    print(describe(), end="\n\n")
+    print_table(heading, ([f"{row[name]:.5g}" for name in heading] for row in rows))
     largest = max(rows, key=lambda row: row["GFLOP a training step"])
     volume = largest["batch"] * largest["size"] ** 2 * largest["blocks"] * largest["filters"]
     flops = 1e9 * largest["GFLOP a training step"] / volume / largest["filters"]
     memory = 1e6 * largest["saved activations in MB"] / volume
     rate = largest["GFLOP a training step"] / largest["training step in ms"] * 1e3
-    print(
-        "",
-        "| coefficient | of | value |",
-        "|---|---|---|",
-        f"| FLOP a step | batch · pixels · blocks · filters² | {flops:.1f} |",
-        f"| bytes saved | batch · pixels · blocks · filters | {memory:.1f} |",
-        f"| GFLOP/s reached | | {rate:.0f} |",
-        "",
-        f"The picture is {output}.",
-        sep="\n",
+    print()
+    coefficients = (
+        ("FLOP a step", "batch · pixels · blocks · filters²", f"{flops:.1f}"),
+        ("bytes saved", "batch · pixels · blocks · filters", f"{memory:.1f}"),
+        ("GFLOP/s reached", "", f"{rate:.0f}"),
     )
+    print_table(("coefficient", "of", "value"), coefficients)
+    print(f"\nThe picture is {output}.")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Callback
+from shared import ROOT, config_path, print_table
 
-ROOT = Path(__file__).parents[2]
-FIT = ("-m", "ncsn", "fit", f"--config={ROOT}/configs/moons.yaml")
+FIT = ("-m", "ncsn", "fit", f"--config={config_path('moons')}")
 COMMANDS = {
     "python -c 'import lightning.pytorch.cli'": ("-c", "import lightning.pytorch.cli"),
     "python -m ncsn --help": ("-m", "ncsn", "--help"),
@@ -63,9 +63,8 @@ def measure(rounds: int = 5, whole: bool = True) -> None:
     if whole:
         best["100 epochs of configs/moons.yaml, with pictures"] = run(*FIT)
     first = next(iter(best.values()))
-    print("| command | seconds | times the first |", "|---|---|---|", sep="\n")
-    for name, value in best.items():
-        print(f"| {name} | {value:.1f} | {value / first:.2f} |")
+    rows = [(name, f"{value:.1f}", f"{value / first:.2f}") for name, value in best.items()]
+    print_table(("command", "seconds", "times the first"), rows)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@ r"""Time to quality: distance of samples to data against wall-clock and against 
 
 python tests/benchmarks/time_to_quality.py --data_dir data
 
-Trains configs one after the other with `ncsn fit`, and scores samples of the averaged weights at
-the end of each epoch, drawn by the config's preview sampler. The clock stands still meanwhile.
+Trains configs one after the other as `ncsn fit` does. At the end of each epoch it takes the
+validation loss per dimension, and the Fréchet distance of samples that the averaged weights and
+the config's preview sampler draw. The clock stands still meanwhile.
 """
 
 import csv
@@ -17,10 +18,10 @@ from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Callback
 from machine import describe, synchronize
 from matplotlib.figure import Figure
+from shared import build, print_table
 
-from ncsn.cli import CLI, keep_freed_memory
-
-ROOT = Path(__file__).parents[2]
+from ncsn import plots
+from ncsn.runtime import keep_freed_memory
 
 
 @dataclass
@@ -31,11 +32,12 @@ class Point:
     epoch: int
     images: int
     seconds: float
+    loss: float
     fd: float
 
 
 class QualityCurve(Callback):
-    """Takes down the Fréchet distance that the previews log, and the seconds of training alone.
+    """Records the loss, the Fréchet distance, and the seconds of training alone.
 
     Args:
         config: Name of the config.
@@ -58,14 +60,15 @@ class QualityCurve(Callback):
             self.seconds += time.perf_counter() - self.start
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take down the score, and start the clock again."""
+        """Record the quality, and start the clock again."""
         if trainer.sanity_checking:
             return
         metrics, epoch = trainer.callback_metrics, trainer.current_epoch + 1
-        scores = [metrics.pop(name) for name in list(metrics) if "_fd_" in name]
-        fd = float(scores[0]) if scores else float("nan")  # samples may have been beyond scoring
+        loss = float(metrics["val/loss_per_dim"])
+        distances = [metrics.pop(name) for name in list(metrics) if "_fd_v" in name]
+        fd = float(distances[0]) if distances else float("nan")  # samples may not be finite
         images = trainer.global_step * trainer.datamodule.batch_size
-        self.points.append(Point(self.config, epoch, images, self.seconds, fd))
+        self.points.append(Point(self.config, epoch, images, self.seconds, loss, fd))
         print(self.points[-1])
         trainer.should_stop = self.seconds > self.max_seconds
         self.start = time.perf_counter()
@@ -73,7 +76,7 @@ class QualityCurve(Callback):
 
 def train(config: str, options: list[str], max_seconds: float) -> list[Point]:
     """The curve of one config."""
-    cli = CLI([f"--config={ROOT}/configs/{config}.yaml", *options], run=False)
+    cli = build(config, *options)
     curve = QualityCurve(config, max_seconds)
     cli.trainer.callbacks.append(curve)
     cli.trainer.fit(cli.model, cli.datamodule)
@@ -82,7 +85,7 @@ def train(config: str, options: list[str], max_seconds: float) -> list[Point]:
 
 def plot(points: list[Point]) -> Figure:
     """Distance against wall-clock and against images."""
-    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
+    figure = plots.new_figure(10, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     for config in dict.fromkeys(point.config for point in points):
         curve = [point for point in points if point.config == config]
@@ -112,14 +115,18 @@ def measure(
     Args:
         configs: Names of configs of images.
         data_dir: Directory with MNIST/raw.
-        num_samples: Samples that are scored.
+        num_samples: Samples that are compared with data.
         max_seconds: Seconds of training after which a config is left, at the end of an epoch.
         output: The files, without their suffix.
         options: More options for the command line, such as --trainer.max_epochs=1.
     """
     keep_freed_memory()
     os.environ.setdefault("WANDB_MODE", "disabled")
-    common = [f"--model.num_scored_samples={num_samples}", "--model.preview_every_n_epochs=1"]
+    common = [
+        f"--model.preview.num_compared={num_samples}",
+        "--model.preview.every_n_epochs=1",
+        "--trainer.check_val_every_n_epoch=1",
+    ]
     if data_dir is not None:
         common.append(f"--data.data_dir={data_dir}")
     points: list[Point] = []
@@ -130,10 +137,11 @@ def measure(
             writer.writeheader()
             writer.writerows(vars(point) for point in points)
     plot(points).savefig(output.with_suffix(".png"))
-    print("| config | epoch | images | seconds | FD |", "|---" * 5 + "|", sep="\n")
-    for point in points:
-        row = f"{point.epoch} | {point.images:,} | {point.seconds:.0f} | {point.fd:.2f}"
-        print(f"| {point.config} | {row} |")
+    rows = (
+        (p.config, p.epoch, f"{p.images:,}", f"{p.seconds:.0f}", f"{p.loss:.4f}", f"{p.fd:.2f}")
+        for p in points
+    )
+    print_table(("config", "epoch", "images", "seconds", "loss per dimension", "FD"), rows)
 
 
 if __name__ == "__main__":

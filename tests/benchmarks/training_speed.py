@@ -15,11 +15,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import chdir
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import shared
 import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Callback
@@ -32,16 +34,17 @@ from machine import (
     peak_flops,
     synchronize,
 )
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 from tqdm import tqdm
 
-from ncsn.callbacks import update_average
-from ncsn.cli import CLI, keep_freed_memory
-from ncsn.noise import perturb
+from ncsn.callbacks.ema import decay_after
+from ncsn.cli.parser import CLI
+from ncsn.levels import expand_as, perturb
+from ncsn.runtime import keep_freed_memory
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = {
     "mnist": "ConditionedResNet of mnist.yaml",
     "mnist_cpu": "U-Net of mnist_cpu.yaml",
@@ -92,8 +95,7 @@ class StepClock(Callback):
 def build(config: str, data_dir: Path, num_steps: int = 1) -> CLI:
     """Trainer, model and data of a config, without validation and pictures."""
     args = {
-        "config": ROOT / f"configs/{config}.yaml",
-        "model.preview_every_n_epochs": 0,
+        "model.preview.every_n_epochs": 0,
         "trainer.max_steps": num_steps + WARM_UP,
         "trainer.max_epochs": -1,
         "trainer.limit_val_batches": 0,
@@ -102,7 +104,7 @@ def build(config: str, data_dir: Path, num_steps: int = 1) -> CLI:
     }
     if config != "moons":
         args["data.data_dir"] = data_dir
-    return CLI([f"--{name}={value}" for name, value in args.items()], run=False)
+    return shared.build(config, *(f"--{name}={value}" for name, value in args.items()))
 
 
 def fit(config: str, data_dir: Path, num_steps: int) -> float:
@@ -126,10 +128,11 @@ def bare_loop(config: str, data_dir: Path, num_steps: int) -> float:
     clock = Clock()
     for step, (x, _) in clock.batches(data.train_dataloader(), num_steps):
         optimizer.zero_grad()
-        loss = model.loss(data.to_float(x.to(DEVICE)))
-        loss.backward()
+        x = data.kind.decode(x.to(DEVICE))
+        model.loss(x, model.sample_noise_levels(len(x))).mean().backward()
         optimizer.step()
-        update_average(average, parameters, step, model.ema_decay)
+        update = get_ema_multi_avg_fn(decay_after(step, cli.config.ema.decay))
+        update(average, parameters, step)
     return clock.seconds / num_steps
 
 
@@ -146,7 +149,7 @@ def straightforward_loop(config: str, data_dir: Path, num_steps: int) -> float:
         x = 2 * images.to(DEVICE) - 1
         sigma = model.sample_noise_levels(len(x))
         x_sigma, z = perturb(x, sigma)
-        residual = sigma[:, None, None, None] * model.score(x_sigma, sigma) + z
+        residual = expand_as(sigma, x) * model.score(x_sigma, sigma) + z
         loss = residual.square().sum((1, 2, 3)).mean() / model.noise_levels[0] ** 2
         optimizer.zero_grad()
         loss.backward()
@@ -155,6 +158,20 @@ def straightforward_loop(config: str, data_dir: Path, num_steps: int) -> float:
 
 
 LOOPS = {"straightforward": straightforward_loop, "bare": bare_loop, "fit": fit}
+
+
+def time_loops(
+    config: str, data_dir: Path, rounds: int, seconds_each: float
+) -> tuple[dict[str, float], float]:
+    """The best seconds a step of each loop, and the most FLOP/s of a matrix product meanwhile."""
+    loops, peak = list(LOOPS)[config == "moons" :], 0.0
+    num_steps = max(3, round(seconds_each / alone(bare_loop, config, data_dir, 3)))
+    best = dict.fromkeys(loops, float("inf"))
+    for _ in tqdm(range(rounds), desc=config):
+        for loop in loops:
+            best[loop] = min(best[loop], alone(LOOPS[loop], config, data_dir, num_steps))
+        peak = max(peak, peak_flops())
+    return best, peak
 
 
 def measure(
@@ -171,41 +188,34 @@ def measure(
         seconds_each: About how long each run is.
         configs: Which configs to train.
     """
-    data_dir, here = data_dir.resolve(), Path.cwd()
+    data_dir = data_dir.resolve()
     os.environ.setdefault("WANDB_MODE", "disabled")
-    peak, bandwidth = peak_flops(), peak_bandwidth()
-    measured = []
-    with tempfile.TemporaryDirectory() as directory:
-        os.chdir(directory)  # runs leave their files there
+    peak, bandwidth, measured = peak_flops(), peak_bandwidth(), []
+    with tempfile.TemporaryDirectory() as directory, chdir(directory):  # runs leave files there
         for config in configs:
-            loops = list(LOOPS)[config == "moons" :]
-            num_steps = max(3, round(seconds_each / alone(bare_loop, config, data_dir, 3)))
-            best = dict.fromkeys(loops, float("inf"))
-            for _ in tqdm(range(rounds), desc=config):
-                for loop in loops:
-                    best[loop] = min(best[loop], alone(LOOPS[loop], config, data_dir, num_steps))
-                peak = max(peak, peak_flops())
+            best, reached = time_loops(config, data_dir, rounds, seconds_each)
+            peak = max(peak, reached)
             cli = build(config, data_dir)
             model, batch_size = cli.model.to(DEVICE), cli.datamodule.batch_size
             x = torch.zeros(batch_size, *model.data_shape, device=DEVICE)
-            flops, moved = flops_and_bytes(lambda m=model, x=x: m.loss(x).backward())
-            measured.append((config, batch_size, best, flops, moved))
-        os.chdir(here)
+            sigma = model.sample_noise_levels(batch_size)
+            step = lambda m=model, x=x, sigma=sigma: m.loss(x, sigma).mean().backward()  # noqa: E731
+            measured.append((CONFIGS[config], batch_size, best, *flops_and_bytes(step)))
     rows = []
-    for config, batch_size, best, flops, moved in measured:
+    for title, batch_size, best, flops, moved in measured:
         straightforward, bare, ours = (best.get(loop, float("nan")) for loop in LOOPS)
-        row = [f"{batch_size / each:.0f}" for each in (straightforward, bare, ours)]
+        row = [title, *(f"{batch_size / each:.0f}" for each in (straightforward, bare, ours))]
         row += [f"{straightforward / ours:.2f}", f"{ours / bare - 1:+.1%}"]
         row += [f"{1e3 * (ours - bare):.2f}", f"{flops / 1e9:.2f}", f"{moved / 1e9:.2f}"]
-        rows.append([CONFIGS[config], *row, f"{ours * peak / flops:.1f}"])
+        row += [f"{ours * peak / flops:.1f}"]
+        rows.append([cell.replace("nan", "") for cell in row])
     print(f"{describe()}: {peak / 1e9:.0f} GFLOP/s (matrix product), {bandwidth / 1e9:.0f} GB/s")
     heading = (
-        "network | straightforward, examples/s | bare | fit | fit / straightforward | "
-        "fit over bare | the same in ms a step | GFLOP a step | GB a step, without caches | "
-        "times the floor"
+        *("network", "straightforward, examples/s", "bare", "fit", "fit / straightforward"),
+        *("fit over bare", "the same in ms a step", "GFLOP a step"),
+        *("GB a step, without caches", "times the floor"),
     )
-    print(f"| {heading} |", "|---" * len(rows[0]) + "|", sep="\n")
-    print(*(f"| {' | '.join(row)} |".replace("nan", "") for row in rows), sep="\n")
+    shared.print_table(heading, rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""What the callbacks that draw samples share."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from rich.progress import track
+from torch import Tensor
+
+from ncsn import plots
+from ncsn.evaluation import Model
+from ncsn.sampling import Monitor
+
+if TYPE_CHECKING:
+    from ncsn.data import InMemoryDataModule
+    from ncsn.modules import ScoreModule
+
+__all__ = ["data_of", "evaluating", "model_of", "monitored", "write_pictures"]
+
+
+def data_of(trainer: Trainer) -> "InMemoryDataModule":
+    """The datamodule that the trainer was given."""
+    return cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def model_of(module: "ScoreModule") -> Model:
+    """What is evaluated of a module."""
+    return Model(module.score, module.noise_levels)
+
+
+@contextmanager
+def evaluating(trainer: Trainer, pl_module: LightningModule) -> Iterator["ScoreModule"]:
+    """The module in evaluation mode, without gradients, in the trainer's precision."""
+    training = pl_module.training
+    pl_module.eval()
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        yield cast("ScoreModule", pl_module)
+    pl_module.train(training)
+
+
+@contextmanager
+def monitored(trainer: Trainer, num_steps: int, *monitors: Monitor) -> Iterator[Monitor]:
+    """A monitor that calls others, with a progress bar of ``num_steps`` (0: none) on rank 0.
+
+    After each step it calls the hook ``on_sampling_step(trainer)`` of every callback that has one,
+    which may raise to stop the sampling.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    hooks = [each.on_sampling_step for each in callbacks if hasattr(each, "on_sampling_step")]
+    hidden = not (num_steps and trainer.is_global_zero)
+    bar = track(range(num_steps), "Sampling", disable=hidden)
+    with closing(iter(bar)) as progress:  # type: ignore[type-var]
+
+        def monitor(sigma: float, x: Tensor) -> None:
+            next(progress, None)
+            for hook in hooks:
+                hook(trainer)
+            for each in monitors:
+                each(sigma, x)
+
+        yield monitor
+        next(progress, None)  # completes the bar
+
+
+def write_pictures(
+    trainer: Trainer, pictures: dict[str, plots.Picture], directory: Path, suffix: str = ""
+) -> None:
+    """Write pictures as ``directory/{name}{suffix}``, and send them to W&B with the step."""
+    step = trainer.global_step
+    for name, picture in pictures.items():
+        path = plots.save(picture, directory / f"{name}{suffix}")
+        caption = [f"{name}, step {step}"]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and path.suffix == ".gif":
+                files, options = [str(path)], {"format": ["gif"], "caption": caption}
+                logger.log_video(f"pictures/{name}", files, step=step, **options)
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(f"pictures/{name}", [str(path)], step=step, caption=caption)

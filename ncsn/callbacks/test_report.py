@@ -1,0 +1,179 @@
+"""What ``test`` reports in addition to the loss: samples, likelihood, losses level by level."""
+
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import track
+from torch import Tensor
+from torchmetrics import CatMetric
+
+from ncsn import plots
+from ncsn.callbacks.common import data_of, evaluating, model_of, monitored, write_pictures
+from ncsn.evaluation import Kind, Reference, Report
+from ncsn.evaluation.images import inception_distance
+from ncsn.random import SampleGenerator, global_seed
+
+if TYPE_CHECKING:
+    from ncsn.modules import ScoreModule
+
+__all__ = ["TestReport"]
+
+VALUES_PER_BATCH = 2**18  # in a batch of samples, or of examples whose likelihood is computed
+
+
+class TestReport(Callback):
+    """Evaluates a model by its samples, its likelihood and its loss at each noise level.
+
+    The result is printed as a table, written to ``evaluation.json``, ``estimates.csv``,
+    ``levels.csv`` and ``pictures/`` in the run's directory, and sent to the loggers. Ranks share
+    the drawing of samples and the likelihoods; the first rank does the rest.
+
+    Args:
+        num_samples: Number of samples to draw; by default 5,000 points or 1,000 images.
+        num_likelihood_examples: Number of test examples whose log likelihood is computed, if the
+            model has one; by default 1,000 points or 128 images; 0 for none.
+        inception: Whether to compute Inception's FID as well, which needs its weights.
+    """
+
+    __test__ = False  # not one of pytest's
+
+    def __init__(
+        self,
+        num_samples: int | None = None,
+        num_likelihood_examples: int | None = None,
+        inception: bool = False,
+    ) -> None:
+        self.num_samples, self.num_likelihood_examples = num_samples, num_likelihood_examples
+        self.inception = inception
+        self.directory = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agree on the directory, which all ranks have to take part in."""
+        self.directory = Path(trainer.log_dir or "")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate, and log the estimates.
+
+        Raises:
+            ValueError: If samples are not finite, or too few.
+        """
+        data = data_of(trainer)
+        kind, reference = data.kind, data.reference("test")
+        with evaluating(trainer, pl_module) as module:
+            samples = self.draw(trainer, module, kind, reference)
+            report = Report(_about(trainer, module, samples, reference))
+            self.add_likelihood(trainer, module, kind, reference, report)
+            pictures: dict[str, plots.Picture] = {}
+            failure = ""
+            if trainer.is_global_zero:
+                try:
+                    pictures = self.add_samples(module, kind, samples, reference, report)
+                except (ValueError, ImportError, OSError) as error:
+                    failure = str(error)
+        report, failure = trainer.strategy.broadcast((report, failure))
+        if failure:
+            raise ValueError(failure)
+        for name, estimate in report.estimates.items():
+            pl_module.log(f"test/{name}", estimate.value)
+            for key in ("standard_error", "floor", "floor_standard_error"):
+                if getattr(estimate, key) is not None:
+                    pl_module.log(f"test/{name}_{key}", getattr(estimate, key))
+        if trainer.is_global_zero:
+            report.write(self.directory)
+            write_pictures(trainer, pictures, self.directory / "pictures")
+            report.print(self.directory)
+
+    def draw(
+        self, trainer: Trainer, module: "ScoreModule", kind: Kind, reference: Reference
+    ) -> Tensor:
+        """Samples 0, ..., num - 1, drawn by all ranks together, on every rank.
+
+        Raises:
+            ValueError: If there are fewer samples than ranks.
+        """
+        num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
+        if num < trainer.world_size:
+            raise ValueError(
+                f"{num} samples cannot be shared among {trainer.world_size} processes"
+            )
+        samples = CatMetric(nan_strategy="disable").to(module.device)
+        batches = _batches(trainer, module, num)
+        num_steps = len(batches) * module.sampler.num_steps_on(module.noise_levels)
+        with monitored(trainer, num_steps) as monitor:
+            for start, stop in batches:
+                samples.update(module.draw(start, stop, monitor=monitor))
+        return samples.compute().view(num, *module.data_shape)
+
+    def add_likelihood(
+        self,
+        trainer: Trainer,
+        module: "ScoreModule",
+        kind: Kind,
+        reference: Reference,
+        report: Report,
+    ) -> None:
+        """Add the negative log likelihood of the first test examples, if the model has one."""
+        num = self.num_likelihood_examples
+        num = min(kind.num_likelihood_examples if num is None else num, len(reference.held_out))
+        log_likelihood = getattr(module, "log_likelihood", None)
+        if num < trainer.world_size or log_likelihood is None:
+            return
+        x = kind.decode(reference.held_out[:num].to(module.device))
+        values, errors = (CatMetric(nan_strategy="disable").to(x.device) for _ in range(2))
+        for start, stop in track(
+            _batches(trainer, module, num), "Likelihood", disable=not trainer.is_global_zero
+        ):
+            # The noise of an example depends on its number alone, not on the batch.
+            generator = SampleGenerator(0, start, stop, device=x.device)
+            part = kind.dequantise(x[start:stop], generator)
+            value, error = log_likelihood(part, generator=generator)
+            values.update(-value)
+            errors.update(error)
+        report.estimates |= kind.likelihood(values.compute().view(-1), x, reference)
+        nats = errors.compute().mean().item()
+        report.about["likelihood_solver_error"] = f"{nats:.1g} nats"
+
+    def add_samples(
+        self,
+        module: "ScoreModule",
+        kind: Kind,
+        samples: Tensor,
+        reference: Reference,
+        report: Report,
+    ) -> dict[str, plots.Picture]:
+        """Add what is measured on samples and on levels; returns pictures by name."""
+        estimates, report.levels, pictures = kind.evaluate(model_of(module), samples, reference)
+        report.estimates |= estimates
+        if self.inception:
+            report.estimates |= inception_distance(samples, reference)
+        return pictures
+
+
+def _batches(trainer: Trainer, module: "ScoreModule", num: int) -> list[tuple[int, int]]:
+    """This rank's share of 0, ..., num - 1, in batches (start, stop)."""
+    rank, size = trainer.global_rank, trainer.world_size
+    first, last = rank * num // size, (rank + 1) * num // size
+    step = max(1, VALUES_PER_BATCH // math.prod(module.data_shape))
+    return [(start, min(start + step, last)) for start in range(first, last, step)]
+
+
+def _about(
+    trainer: Trainer, module: "ScoreModule", samples: Tensor, reference: Reference
+) -> dict[str, Any]:
+    """What was evaluated, and how."""
+    about = {
+        "checkpoint": str(trainer.ckpt_path),
+        "model": type(module).__name__,
+        "data": type(data_of(trainer)).__name__,
+        "sampler": str(module.sampler),
+        "num_evaluations": module.sampler.num_evaluations,
+        "num_samples": len(samples),
+        "seed": global_seed(),
+        "time": datetime.now().isoformat(timespec="seconds"),
+    }
+    if reference.features is not None:
+        about["features"] = reference.features.title
+    return about

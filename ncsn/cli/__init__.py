@@ -1,0 +1,130 @@
+"""The command line: ``python -m ncsn COMMAND [options]``."""
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "fit": "train a model",
+    "validate": "compute the loss on the validation data",
+    "test": "evaluate a model: samples, likelihood, losses",
+    "predict": "draw samples",
+    "compare": "put runs side by side",
+    "features": "train a feature network, in which images are compared",
+}
+
+EXPECTED_WARNINGS = (
+    ".*LeafSpec.*is deprecated",  # Lightning 2.6 with torch 2.15
+    ".*instantiate_classes.* was deprecated",  # Lightning 2.6 with jsonargparse 4.49
+    ".*callbacks used to create the checkpoint need to be provided",  # fit's, not predict's
+    "The dirpath has changed from",  # every run has its own directory
+    "Couldn't infer the batch indices",  # predict's batches are the numbers of the samples
+    ".*does not have many workers",  # batches come out of memory
+    ".*your dataloader is not resumable",  # its sampler is
+    "Experiment logs directory .* exists",  # when a run resumes, and its metrics are kept
+    "Checkpoint directory .* exists",  # the same
+    "It is recommended to use .*sync_dist=True",  # the metrics are, by torchmetrics
+    "LightningCLI's args parameter is intended",  # they are those of the command
+)
+"""Warnings of libraries that are true of every run here, and that no user could act on."""
+
+EXPECTED_MESSAGES = ("💡 Tip", "TPU available", "Loading `train_dataloader`")
+"""Messages of Lightning of the same kind."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: The arguments, by default those of the process.
+    """
+    args = sys.argv[1:] if args is None else args
+    parser = _Parser(
+        prog="ncsn",
+        description="Score-based generative models: train them, evaluate them, draw samples.",
+        epilog="The options of a command: ncsn COMMAND --help",
+    )
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="subcommand", required=True
+    )
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    command = parser.parse_args(args[:1]).subcommand
+    if not {"", str(Path.cwd())} & set(sys.path):  # as `python -m` does, for a user's own classes
+        sys.path.insert(0, str(Path.cwd()))
+    _quieten_libraries()
+    from ncsn.cli.errors import exit_with
+
+    try:
+        _run(command, args[1:])
+    except (Exception, KeyboardInterrupt) as error:
+        exit_with(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
+        sys.exit(2)
+
+
+def _run(command: str, args: list[str]) -> None:
+    if command == "compare":
+        return _compare(args)
+    from ncsn.runtime import keep_freed_memory
+
+    keep_freed_memory()
+    if command == "features":
+        from ncsn.cli.features import train_features
+
+        return train_features(args)
+    from ncsn.cli.commands import COMMANDS as FUNCTIONS
+    from ncsn.cli.parser import CLI
+
+    cli = CLI(args, FUNCTIONS[command])
+    FUNCTIONS[command](cli, **cli.options)
+
+
+def _compare(args: list[str]) -> None:
+    """Put runs side by side: one table of their estimates, one picture of their curves."""
+    from ncsn.evaluation.compare import compare
+
+    parser = _Parser(prog="ncsn compare", description=_compare.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of fits or of tests")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("lightning_logs/comparison"),
+        help="directory for comparison.csv and comparison.png",
+    )
+    options = parser.parse_args(args)
+    compare(options.runs, options.output)
+
+
+def _quieten_libraries() -> None:
+    """Leave out what no user could act on, and show our own warnings in one line."""
+    for message in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    package = Path(__file__).parents[1]
+
+    def format_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if Path(filename).is_relative_to(package):
+            return f"warning: {message}\n"
+        return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+    warnings.formatwarning = format_warning
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith(EXPECTED_MESSAGES)
+    )

@@ -1,0 +1,182 @@
+"""The commands: fit, validate, test, predict, compare.
+
+Each is a function whose parameters are its options, and whose docstring is their help.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from ncsn.callbacks import SampleWriter, TestReport
+from ncsn.cli.parser import CLI
+from ncsn.cli.preflight import auto_values
+from ncsn.evaluation.images import Images
+from ncsn.random import global_seed
+from ncsn.runtime import Stopped, load_checkpoint
+from ncsn.runtime.checkpoints import checksum
+from ncsn.runtime.resume import check_same_data, check_same_model, keep_metrics
+
+__all__ = ["COMMANDS", "fit", "predict", "test", "validate"]
+
+
+def fit(cli: CLI) -> None:
+    """Train a model; samples, losses and checkpoints go to lightning_logs/NAME/version_N."""
+    checkpoint = _check(cli)
+    if checkpoint is not None:
+        check_same_model(checkpoint, cli.model.hparams)
+    if cli.run is not None:
+        cli.continue_in(cli.run)
+        for logger in cli.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                keep_metrics(logger, cast(Path, cli.checkpoint))
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
+
+
+def validate(cli: CLI) -> None:
+    """Compute the loss on the validation data, level by level."""
+    _check(cli)
+    cli.trainer.validate(cli.model, cli.datamodule, cli.checkpoint, weights_only=True)
+
+
+def test(
+    cli: CLI,
+    num_samples: int | None = None,
+    num_likelihood_examples: int | None = None,
+    inception: bool = False,
+) -> None:
+    """Evaluate a model: its loss, samples, likelihood, and its loss at each noise level.
+
+    Prints a table, and writes evaluation.json, estimates.csv, levels.csv and pictures to the run's
+    directory.
+
+    Args:
+        num_samples: Number of samples to draw, by default 5,000 points or 1,000 images;
+            of images, no more than there are test images.
+        num_likelihood_examples: Number of test examples whose log likelihood an NCSN computes, by
+            default 1,000 points or 128 images; 0 for none.
+        inception: Whether to compute Inception's FID as well, which needs its weights.
+
+    Raises:
+        ValueError: If samples are not finite, or fewer than processes.
+    """
+    _check_positive("num_samples", num_samples)
+    if inception and not isinstance(cli.datamodule.kind, Images):
+        raise ValueError("--inception is for images: leave it out")
+    _check(cli)
+    report = TestReport(num_samples, num_likelihood_examples, inception)
+    cli.trainer.callbacks.append(report)  # type: ignore[attr-defined]
+    cli.trainer.test(cli.model, cli.datamodule, cli.checkpoint, verbose=False, weights_only=True)
+
+
+def predict(
+    cli: CLI,
+    num_samples: int = 100,
+    batch_size: int = 64,
+    first_sample: int = 0,
+    label: int | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Draw samples and write them to samples.npz and samples.png in the run's directory.
+
+    Sample number i depends on the weights, the sampler, --seed_everything and i alone: not on the
+    batch size or on the number of processes.
+
+    Args:
+        num_samples: Number of samples to draw.
+        batch_size: Samples that are drawn at a time, on each device; fewer if there are not
+            enough for all devices.
+        first_sample: Number of the first sample, so that several runs can share the work.
+        label: Class of all samples, −1 for any; by default, a class-conditional model takes its
+            classes in turn.
+        resume: The directory of an interrupted run with the same settings: the samples in it are
+            kept, and the rest goes there too.
+
+    Raises:
+        ValueError: If there are fewer samples than processes, the model has no such class, or
+            ``resume`` has other samples.
+    """
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        _check_positive(name, value)
+    if first_sample < 0:
+        raise ValueError(f"--first_sample must be at least 0, got {first_sample}")
+    model, trainer, num_classes = cli.model, cli.trainer, cli.model.network.num_classes
+    if label is not None and not -1 <= label < num_classes:
+        classes = f"has {num_classes} classes" if num_classes else "is not class-conditional"
+        raise ValueError(f"--label {label}: the model {classes}")
+    if num_samples < trainer.world_size:
+        raise ValueError(
+            f"--num_samples {num_samples} cannot be shared among {trainer.world_size} processes"
+        )
+    _check(cli)
+    _log_to_files_only(cli, resume)
+    about = {
+        "checkpoint": checksum(cast(Path, cli.checkpoint)),
+        "seed": global_seed(),
+        "sampler": str(model.sampler),
+        "guidance_scale": model.guidance_scale,
+        "label": label,
+        "first_sample": first_sample,
+        "num_samples": num_samples,
+    }
+    writer = SampleWriter(resume or Path(trainer.log_dir or "."), about)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    all_numbers = torch.arange(first_sample, first_sample + num_samples)
+    numbers = writer.missing(all_numbers)
+    if len(numbers) < trainer.world_size:  # each rank needs work: draws the last again
+        numbers = all_numbers[-trainer.world_size :]
+    # Lightning shards the batches among ranks.
+    batch_size = min(batch_size, math.ceil(len(numbers) / trainer.world_size))
+    gaps = (numbers.diff() != 1).nonzero().flatten() + 1
+    batches = [part for run in numbers.tensor_split(gaps) for part in run.split(batch_size)]
+    labels = [
+        part % max(num_classes, 1) if label is None else torch.full_like(part, label)
+        for part in batches
+    ]
+    loader = DataLoader(cast(Any, list(zip(batches, labels, strict=True))), batch_size=None)
+    try:
+        trainer.predict(
+            model, loader, return_predictions=False, ckpt_path=cli.checkpoint, weights_only=True
+        )
+    except Stopped as stopped:
+        if any(writer.parts.glob("*.npz")):
+            stopped.advice = f"; its samples are kept: resume with --resume {writer.directory}"
+        raise
+
+
+COMMANDS = {command.__name__: command for command in (fit, validate, test, predict)}
+
+
+def _check(cli: CLI) -> dict[str, Any] | None:
+    """Compare the checkpoint with the data, and say what ``auto`` was replaced by."""
+    values = auto_values(cli.model)
+    for name, value in values.items():
+        rank_zero_info(f"auto: {name} = {value:.4g}")
+    for logger in cli.trainer.loggers if values else []:
+        logger.log_hyperparams(values)
+    if cli.checkpoint is None:
+        return None
+    checkpoint = load_checkpoint(cli.checkpoint)
+    check_same_data(checkpoint, cli.model)
+    return checkpoint
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+def _log_to_files_only(cli: CLI, resume: Path | None) -> None:
+    """Leave out W&B, since there are no metrics; a CSVLogger gives the run its directory."""
+    if resume is not None:
+        if not SampleWriter.has_parts(resume):
+            raise ValueError(f"--resume {resume} is not the directory of an interrupted predict")
+        cli.trainer.loggers = [CSVLogger(resume.parent, name="", version=resume.name)]
+        cli.allow_overwriting()
+        return
+    loggers = [each for each in cli.trainer.loggers if not isinstance(each, WandbLogger)]
+    cli.trainer.loggers = loggers or [CSVLogger("lightning_logs", name="predict")]

@@ -1,0 +1,132 @@
+"""The triage of errors: what is shown as one line, and what keeps its traceback."""
+
+import os
+import signal
+import sys
+import sysconfig
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.memory import is_oom_error
+
+from ncsn.runtime.signals import SIGNALS, Stopped
+from ncsn.runtime.watch import LOST
+
+__all__ = ["exit_with", "fail", "from_user_code", "naming", "root_cause"]
+
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
+
+LIBRARIES = (
+    *(
+        sysconfig.get_path(name) + os.sep
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ),
+    PACKAGE,
+    "<",  # frozen modules
+)
+"""Where the files of Python, of installed packages, and of this project are."""
+
+DELIBERATE = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
+"""What this package raises with a message for the user; a ``KeyError`` from it is a bug."""
+
+OUT_OF_MEMORY = (
+    "out of memory: lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or "
+    "the size of model.network, or set trainer.precision to bf16-mixed"
+)
+
+
+def exit_with(error: BaseException) -> NoReturn:
+    """End the process as an error deserves it.
+
+    ==============================================  ==========================================
+    error                                           what the user sees
+    ==============================================  ==========================================
+    a signal                                        one line; status 128 + its number
+    raised by a class of the user's own             the traceback
+    raised by this package on purpose               its message in one line
+    out of memory, a full disk, a lost rank         one line that says what to change
+    refused by Lightning                            its message in one line
+    anything else                                   one line; the traceback is in a file
+    ==============================================  ==========================================
+    """
+    if isinstance(error, Stopped):
+        for signum in SIGNALS:  # the first one decides how this ends
+            signal.signal(signum, signal.SIG_IGN)
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
+            sys.exit(128 + error.signum)
+        fail(str(error), status=128 + error.signum)
+    if isinstance(error, KeyboardInterrupt):
+        fail("interrupted", status=128 + signal.SIGINT)
+    if isinstance(error, RuntimeError) and is_oom_error(error):
+        fail(OUT_OF_MEMORY)
+    for note in getattr(error, "__notes__", ()):
+        if note.startswith(LOST):
+            fail(note)
+    if from_user_code(error):
+        raise error
+    if isinstance(error, OSError) and error.strerror:
+        fail(f"{error.filename or 'a file or a network connection'}: {error.strerror}")
+    if _raised_by_this_package(error) or isinstance(error, MisconfigurationException):
+        fail(str(error))
+    with tempfile.NamedTemporaryFile("w", prefix="ncsn-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    fail(f"{type(error).__name__}: {error}; the traceback is in {file.name}")
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Print one line and exit."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.exit(status)
+
+
+def from_user_code(error: BaseException) -> bool:
+    """Whether an error passed through code that is no library's; its author wants to see it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error below the messages of jsonargparse and Lightning."""
+    while _innermost_module(error).split(".")[0] in ("jsonargparse", "lightning"):
+        deeper = error.__cause__ or error.__context__
+        if deeper is None:
+            break
+        error = deeper
+    return error
+
+
+def naming(option: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose errors name the option that it belongs to.
+
+    Args:
+        option: The option, such as ``model.optimizer``.
+        function: Raises ``TypeError`` or ``ValueError`` for bad arguments.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            if from_user_code(error) or _raised_by_this_package(error):
+                raise
+            raise ValueError(f"{option}: {error}") from error
+
+    return call
+
+
+def _raised_by_this_package(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, DELIBERATE) and frame.f_code.co_filename.startswith(PACKAGE)
+
+
+def _innermost_module(error: BaseException) -> str:
+    """The module that raised an error."""
+    name = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_globals["__name__"]
+    return name

@@ -1,0 +1,343 @@
+"""LightningCLI for this project: links between data and model, defaults, checkpoints."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+    instantiate_module,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
+
+from ncsn.callbacks import EMA, Divergence
+from ncsn.cli.errors import fail, from_user_code, naming, root_cause
+from ncsn.cli.preflight import Preflight
+from ncsn.data import InMemoryDataModule
+from ncsn.modules import ScoreModule
+from ncsn.runtime import (
+    DurableCheckpointIO,
+    GracefulStop,
+    Resume,
+    find_last_checkpoint,
+    halve_when_out_of_memory,
+    load_checkpoint,
+)
+from ncsn.runtime.resume import WANDB_ID
+
+__all__ = ["CLI", "Command", "Parser"]
+
+Command = Callable[..., None]
+"""Called with the CLI and its own options, which are those of its signature."""
+
+CSV, WANDB = "lightning.pytorch.loggers.CSVLogger", "ncsn.runtime.WandbLogger"
+
+DATA_LINKS = ("data_shape", "data_mean", "data_std", "data_diameter")
+"""Arguments of models that the data knows."""
+
+NETWORK_LINKS = ("dim", "channels")
+"""Arguments of networks that are the first number of the data's shape, where they exist."""
+
+DEFAULTS = {
+    "trainer.logger": [
+        {"class_path": CSV, "init_args": {"save_dir": "lightning_logs", "name": None}},
+        {"class_path": WANDB},
+    ],
+    "progress_bar.refresh_rate": 10,
+    "best.filename": "best",
+    "best.monitor": "val/loss_per_dim",
+    "best.enable_version_counter": False,  # every run has its own directory
+    "last.filename": "last",
+    "last.save_on_train_epoch_end": True,  # also after epochs without a validation
+    "last.enable_version_counter": False,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line, and exits with status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """See :class:`Parser`."""
+        fail(message, status=2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's directory, and sends the config to W&B."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        for logger in _loggers(config):  # so that --name changes their names too
+            if logger.init_args.get("name") == config.name:
+                logger.init_args.name = None
+        super().__init__(parser, config, **kwargs)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write nothing where the run has no directory."""
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Send the config to W&B, and write down W&B's identifier; the file has been written."""
+        # Only the first rank comes here: trainer.log_dir would wait for the others.
+        directory = getattr(trainer.logger, "log_dir", None)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(self.config.as_dict())
+                if logger.version and directory:
+                    (Path(directory) / WANDB_ID).write_text(logger.version)
+
+
+class CLI(LightningCLI):
+    """The trainer, the model and the data of a command line.
+
+    Args:
+        args: The options.
+        command: The command, whose own options are added; by default, none.
+
+    Attributes:
+        options: The values of the command's own options.
+        checkpoint: The checkpoint of ``--ckpt_path``, or None.
+        run: The directory of the run that is resumed in place, or None.
+    """
+
+    def __init__(self, args: list[str], command: Command | None = None) -> None:
+        self.command = command
+        self.checkpoint: Path | None = None
+        self.run: Path | None = None
+        name = command.__name__ if command else ""
+        super().__init__(
+            ScoreModule,
+            InMemoryDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            trainer_defaults={"callbacks": [Divergence(), Preflight(), Resume()]},
+            parser_class=Parser,
+            parser_kwargs={"prog": f"ncsn {name}".strip(), "allow_abbrev": False},
+            auto_configure_optimizers=False,  # the model has its own arguments for them
+            args=args,
+            run=False,
+            load_from_checkpoint_support=False,  # see _model_config
+        )
+        self.options = {name: self.config_init[name] for name in self.option_names}
+
+    # ---- options -----------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link the model to the data, and add the command's options and what all runs share."""
+        for name in DATA_LINKS:
+            parser.link_arguments(
+                f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
+            )
+        for name in NETWORK_LINKS:
+            parser.link_arguments(
+                "data.data_shape",
+                f"model.init_args.network.init_args.{name}",
+                compute_fn=lambda shape: shape[0],
+                apply_on="instantiate",
+            )
+        parser.add_argument(
+            "--name", type=str | None, help="Name of the run (default: the config's)"
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="A checkpoint, or 'last' of this config's runs."
+        )
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(RichProgressBar, "progress_bar")
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.set_defaults(DEFAULTS)
+        self.option_names: list[str] = []
+        if self.command is not None:
+            self.option_names = parser.add_function_arguments(
+                self.command, as_group=False, skip={"cli"}
+            )
+            parser.description = (self.command.__doc__ or "").splitlines()[0]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, name the run, and take the model from the checkpoint where that is right."""
+        self.config = parser.parse_args(args)
+        config = self.config
+        if config.name is None:
+            config.name = Path(str(config.config[0])).stem if config.config else "run"
+        for logger in self.loggers():
+            if "name" in logger.init_args and logger.init_args.name is None:
+                logger.init_args.name = config.name
+        if self.command is not None:
+            self._find_checkpoint()
+            if self.command.__name__ != "fit" and self.checkpoint is not None:
+                self._take_model_from_checkpoint(parser)
+
+    def loggers(self, class_path: str = "") -> list[Namespace]:
+        """The loggers of the config, or those of a class."""
+        return [each for each in _loggers(self.config) if class_path in each.class_path]
+
+    def _find_checkpoint(self) -> None:
+        """Look for the checkpoint, and read it before the work begins."""
+        assert self.command is not None
+        command, config = self.command.__name__, self.config
+        if config.ckpt_path is None:
+            if command != "fit":
+                raise ValueError(f"{command} needs trained weights: give --ckpt_path CHECKPOINT")
+            return
+        if config.ckpt_path != "last":
+            self.checkpoint = Path(config.ckpt_path)
+            load_checkpoint(self.checkpoint)  # refuses what is not one
+            return
+        csv = self.loggers(CSV)
+        if not csv:
+            raise ValueError(
+                "--ckpt_path last looks where trainer.logger's CSVLogger writes, and there is "
+                "none: give the path of a checkpoint"
+            )
+        runs = Path(csv[0].init_args.save_dir) / csv[0].init_args.name
+        self.checkpoint = find_last_checkpoint(runs)
+        if self.checkpoint is None and command != "fit":
+            raise ValueError(f"--ckpt_path last: no run in {runs} has saved a checkpoint")
+        if self.checkpoint is None:
+            rank_zero_info(f"--ckpt_path last: no run in {runs} yet, so this is the first")
+        if command != "fit":
+            config.ckpt_path = str(self.checkpoint)
+            return
+        config.ckpt_path = None  # in the stored config
+        if self.checkpoint is not None:
+            self.run = self.checkpoint.parent.parent
+
+    def _take_model_from_checkpoint(self, parser: LightningArgumentParser) -> None:
+        """Take the model from the checkpoint, and from the user what to do with it."""
+        assert self.checkpoint is not None
+        stored = load_checkpoint(self.checkpoint).get("hyper_parameters", {})
+        if "_class_path" not in stored:
+            return
+        stored = {name: value for name, value in stored.items() if name != "_instantiator"}
+        model = {"class_path": stored.pop("_class_path"), "dict_kwargs": stored}
+        names = ("sampler", "guidance_scale")
+        init_args = self.config.model.init_args
+        given = {name: init_args[name] for name in names if name in init_args}
+        self.config = parser.parse_object({"model": model}, self.config)
+        for name, value in given.items():
+            if name in self.config.model.init_args:  # the checkpoint may be of another class
+                self.config.model.init_args[name] = value
+
+    # ---- objects -----------------------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        """Make the objects of the config; errors are shown without the layers above them.
+
+        Raises:
+            ValueError: If a class refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            cause = root_cause(error)
+            if from_user_code(cause):
+                raise cause from None
+            kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
+            raise ValueError(f"the config cannot be used: {kind}{cause}") from error
+        self.model.save_hyperparameters(self._model_config(), logger=False)
+        self.model.draw = halve_when_out_of_memory(self.model.draw)
+        self.model.optimizer = naming("model.optimizer", self.model.optimizer)
+        if self.model.lr_scheduler is not None:
+            self.model.lr_scheduler = naming("model.lr_scheduler", self._schedule())
+
+    def _model_config(self) -> dict[str, Any]:
+        """The model's config with its links to the data, as ``load_from_checkpoint`` reads it.
+
+        Lightning's own way stores links that do not apply, too.
+        """
+        config = yaml.safe_load(self.parser.dump(self.config))["model"]
+        init_args, shape = config["init_args"], self.datamodule.data_shape
+        for name in DATA_LINKS:
+            if _accepts(type(self.model), name):
+                value = getattr(self.datamodule, name)
+                init_args[name] = list(value) if isinstance(value, tuple) else value
+        for name in NETWORK_LINKS:
+            if _accepts(type(self.model.network), name):
+                init_args["network"].setdefault("init_args", {})[name] = shape[0]
+        instantiator = f"{instantiate_module.__module__}.{instantiate_module.__name__}"
+        return {"_class_path": config["class_path"], "_instantiator": instantiator, **init_args}
+
+    def _schedule(self) -> Callable[..., Any]:
+        """The schedule, as long as the training unless its length is given."""
+        make, keywords = self.model.lr_scheduler, getattr(self.model.lr_scheduler, "keywords", {})
+        computed = keywords.get("total_steps", 0) is None and keywords.get("epochs") is None
+
+        def make_schedule(optimizer: Any) -> Any:
+            steps = self.trainer.estimated_stepping_batches
+            if computed and steps == float("inf"):
+                raise ValueError("an endless training has no schedule: set trainer.max_epochs")
+            schedule = make(optimizer, **({"total_steps": int(steps)} if computed else {}))
+            end = getattr(schedule, "total_steps", steps)
+            if self.model.lr_scheduler_interval == "step" and steps > end:
+                raise ValueError(
+                    f"{type(schedule).__name__} ends after {end} steps, but training takes "
+                    f"{steps}: leave out its length, or change it along with trainer.max_epochs"
+                )
+            return schedule
+
+        return make_schedule
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer of the config, with checkpoints that survive."""
+        config = self.config.trainer
+        if "spawn" in str(config.strategy):
+            raise ValueError("spawned processes cannot carry the model: use trainer.strategy ddp")
+        left_out: list[str] = []
+        if config.enable_progress_bar is False or config.barebones:
+            left_out += ["progress_bar"]
+        if config.enable_checkpointing is False or config.barebones:
+            left_out += ["best", "last"]
+        if config.barebones:  # refuses what is the default here, or in most configs
+            kwargs |= {"logger": None, "log_every_n_steps": None}
+        keys = [key for key in self.parser.callback_keys if key not in left_out]
+        self.parser.callback_keys = keys
+        trainer = super().instantiate_trainer(**kwargs)
+        # Only now: to Lightning it is a checkpoint, which there may not be.
+        trainer.callbacks.append(GracefulStop())  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's choice
+            trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        return trainer
+
+    def continue_in(self, run: Path) -> None:
+        """Have the loggers continue in the directory of a run, instead of a new one."""
+        loggers: list[Logger] = []
+        for logger, config in zip(self.trainer.loggers, self.loggers(), strict=True):
+            args = config.init_args.as_dict()
+            if isinstance(logger, CSVLogger):
+                logger = CSVLogger(**{**args, "version": run.name})
+            elif isinstance(logger, WandbLogger) and (run / WANDB_ID).is_file():
+                logger = type(logger)(**{**args, "id": (run / WANDB_ID).read_text()})
+            loggers.append(logger)
+        self.trainer.loggers = loggers
+        self.allow_overwriting()
+
+    def allow_overwriting(self) -> None:
+        """Let config.yaml be written again."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfig):
+                callback.overwrite = True
+
+
+def _loggers(config: Namespace) -> list[Namespace]:
+    """The loggers of a config."""
+    loggers = config.trainer.logger
+    loggers = loggers if isinstance(loggers, list) else [loggers]
+    return [each for each in loggers if isinstance(each, Namespace)]
+
+
+def _accepts(cls: type, name: str) -> bool:
+    """Whether a class takes an argument, if need be as one that it passes on to its parent."""
+    parameters = inspect.signature(cls).parameters
+    passes_on = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return name in parameters or (passes_on and _accepts(cls.__mro__[1], name))

@@ -1,0 +1,56 @@
+"""Checks before anything takes time."""
+
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ncsn.cli.errors import from_user_code
+from ncsn.modules import ScoreModule
+from ncsn.sampling import AnnealedLangevin
+
+__all__ = ["Preflight", "auto_values"]
+
+
+class Preflight(Callback):
+    """Tries the network on the data before a fit, and says what ``auto`` was replaced by."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check the network.
+
+        Raises:
+            ValueError: If the network does not take or does not return the shape of the data, or
+                has fewer classes than the data.
+        """
+        if stage != "fit":
+            return  # the checkpoint has been compared with the data
+        module, data = cast(ScoreModule, pl_module), cast(Any, trainer).datamodule
+        num_classes = module.network.num_classes
+        if num_classes and data.num_classes > num_classes:
+            raise ValueError(
+                f"the data has {data.num_classes} classes, but "
+                f"model.network.num_classes={num_classes}"
+            )
+        name, x = type(module.network).__name__, torch.zeros(1, *module.data_shape)
+        misfit = f"model.network {name} does not fit data of shape {module.data_shape}"
+        try:
+            with torch.no_grad():
+                output = module.network(x.to(module.device), torch.ones(1, device=module.device))
+        except (RuntimeError, ValueError) as error:
+            if from_user_code(error):
+                raise
+            raise ValueError(f"{misfit}: {error}") from error
+        if output.shape != x.shape:
+            raise ValueError(f"{misfit}: it returns {tuple(output.shape[1:])}")
+
+
+def auto_values(module: ScoreModule) -> dict[str, float]:
+    """What ``auto`` in the config was replaced by, by the name of the option."""
+    values = {f"model.{name}": value for name, value in getattr(module, "auto", {}).items()}
+    samplers = {"model.sampler": module.sampler, "model.preview.sampler": module.preview.sampler}
+    for name, sampler in samplers.items():
+        if isinstance(sampler, AnnealedLangevin) and sampler.epsilon == "auto":
+            share = sampler.share(module.noise_levels)
+            values[f"{name}.epsilon"] = 2 * share * module.noise_levels[0].item() ** 2
+    return values

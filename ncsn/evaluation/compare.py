@@ -1,0 +1,114 @@
+"""Several runs side by side: ``python -m ncsn compare RUN RUN ...``."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from ncsn import plots
+from ncsn.evaluation.estimate import Estimate
+from ncsn.evaluation.report import Report, write_csv
+
+__all__ = ["Run", "compare"]
+
+Curve = list[tuple[int, float]]
+
+
+class Run(NamedTuple):
+    """What a run has written: metrics over epochs, by name, and the result of its ``test``."""
+
+    name: str
+    curves: dict[str, Curve]
+    report: Report | None
+
+
+def read_run(directory: Path) -> Run:
+    """Read the directory of a fit or of a test.
+
+    A fit comes with the latest test of one of its checkpoints in a neighbouring directory, and a
+    test with the curves of the fit that wrote its checkpoint.
+
+    Raises:
+        ValueError: If the directory is not that of a run.
+    """
+    root, report = directory.resolve(), _report_in(directory)
+    trained_in = directory if report is None else _checkpoint(report).parent.parent
+    curves = _read_curves(trained_in / "metrics.csv")
+    if report is None:
+        found = filter(None, map(_report_in, root.parent.iterdir()))
+        tests = [each for each in found if _checkpoint(each).is_relative_to(root)]
+        report = max(tests, key=lambda each: each.about["time"], default=None)
+    if report is None and not curves:
+        raise ValueError(
+            f"{directory} is not a run: it has no metrics.csv of a fit and no evaluation.json of "
+            "a test"
+        )
+    return Run("/".join(root.parts[-2:]), curves, report)
+
+
+def compare(runs: list[Path], output: Path) -> None:
+    """Print the estimates of runs as one table, and draw their curves in one picture.
+
+    Args:
+        runs: Directories of fits or of tests.
+        output: Where ``comparison.csv`` and ``comparison.png`` are written.
+
+    Raises:
+        ValueError: If a directory is not that of a run.
+    """
+    found = [read_run(directory) for directory in runs]
+    output.mkdir(parents=True, exist_ok=True)
+    reports = {run.name: run.report for run in found if run.report is not None}
+    names = list(dict.fromkeys(name for report in reports.values() for name in report.estimates))
+    picture = output / "comparison.png"
+    headings = "metric", *(run.name for run in found), "floor", "better"
+    table = Table(*headings, title="value ± standard error", caption=f"Picture: {picture}")
+    rows = []
+    for name in names:
+        estimates = [run.report.estimates.get(name) if run.report else None for run in found]
+        known = next(each for each in estimates if each)
+        cells = [each.formatted if each else "-" for each in estimates]
+        table.add_row(known.title, *cells, known.formatted_floor, known.better)
+        rows += [
+            {"run": run.name, "name": name, **vars(each)}
+            for run, each in zip(found, estimates, strict=True)
+            if each
+        ]
+    columns = ["run", "name", *Estimate.__dataclass_fields__]
+    write_csv(output / "comparison.csv", columns, rows)
+    curves: dict[str, dict[str, Curve]] = defaultdict(dict)
+    for run in found:
+        for name, curve in run.curves.items():
+            curves[name][run.name] = curve
+    levels = {name: report.levels for name, report in reports.items() if report.levels}
+    plots.plot_comparison(curves, levels).savefig(picture)
+    Console().print(table)
+    for run in found:
+        if run.report is None:
+            Console().print(f"{run.name} was not evaluated: python -m ncsn test --ckpt_path ...")
+
+
+def _checkpoint(report: Report) -> Path:
+    return Path(report.about["checkpoint"]).resolve()
+
+
+def _report_in(directory: Path) -> Report | None:
+    return Report.read(directory) if (directory / "evaluation.json").is_file() else None
+
+
+def _read_curves(path: Path) -> dict[str, Curve]:
+    """The loss, and the distance of the samples to the data, over epochs."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    curves = {
+        name: [(int(row["epoch"]) + 1, float(row[name])) for row in rows if row[name]]
+        for name in (rows[0] if rows else ())
+        if name in ("val/loss_per_dim", "val/sliced_wasserstein")
+        or (name.startswith("val/") and "_fd_" in name)
+    }
+    return {name: curve for name, curve in curves.items() if curve}

@@ -1,0 +1,216 @@
+"""Images: uint8 in files, [-1, 1] in the network; compared in the features of a network."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ncsn import plots
+from ncsn.evaluation.codec import to_float, to_uint8
+from ncsn.evaluation.estimate import Estimates, check_finite, estimate_all, estimate_mean
+from ncsn.evaluation.features import FeatureNetwork, extract_features
+from ncsn.evaluation.kinds import Evaluation, Kind, Model, Pictures, Reference, Trajectory
+from ncsn.evaluation.metrics import (
+    class_divergence,
+    confidence,
+    cubic_kernel,
+    frechet_distance,
+    kernel_distance,
+    load_inception,
+    measure_levels,
+    memorisation_rate,
+    nearest_neighbours,
+    precision_recall_density_coverage,
+)
+from ncsn.exact import Empirical
+from ncsn.random import Generator, uniform_like
+
+__all__ = ["Images", "inception_distance"]
+
+MIN_IMAGES = 16  # half of them must have more neighbours than the balls of precision reach to
+
+
+class Images(Kind):
+    """Images of shape ``(channels, height, width)``.
+
+    The loss of a perfect score lies between those of the empirical scores of the test set, which
+    knows the answers, and, at large noise levels, of the training set.
+    """
+
+    num_samples = 1000
+    num_likelihood_examples = 128
+    num_drawn = 100
+
+    def encode(self, x: Tensor) -> Tensor:
+        """See :func:`ncsn.evaluation.codec.to_uint8`."""
+        return to_uint8(x)
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """See :func:`ncsn.evaluation.codec.to_float`."""
+        return to_float(stored)
+
+    def dequantise(self, x: Tensor, generator: Generator) -> Tensor:
+        """A grey value stands for an interval of width 1 / 127.5, uniformly."""
+        return x + uniform_like(x, generator) / 255
+
+    def likelihood(self, nll: Tensor, x: Tensor, reference: Reference) -> Estimates:
+        """In bits per dimension of images of 256 grey values."""
+        bits = nll / (math.log(2) * x[0].numel()) + math.log2(127.5)
+        return {"bits_per_dim": estimate_mean("bits per dimension", bits)}
+
+    def compare(self, samples: Tensor, reference: Reference, *, errors: bool = True) -> Estimates:
+        """Distances in features, fidelity, diversity, classes, and copies of training images.
+
+        Samples are rounded to grey values first, as they are when they are written.
+
+        Raises:
+            ValueError: If a sample is not finite, or there are fewer than 16.
+        """
+        check_finite(samples)
+        samples = self.encode(samples)
+        train = reference.train.to(samples.device)
+        held_out = reference.held_out[: len(samples)].to(samples.device)
+        near, near_of_held_out = (
+            nearest_neighbours(images.float(), train.float()).distances
+            for images in (samples, held_out)
+        )
+        copies = estimate_all(
+            lambda distances: {"memorisation_rate": memorisation_rate(distances)},
+            {"memorisation_rate": ("memorisation rate", "lower")},
+            near,
+            near_of_held_out,
+            errors=errors,
+        )
+        if reference.features is None:
+            return copies
+        if len(samples) < MIN_IMAGES:
+            raise ValueError(
+                f"{len(samples)} images are too few to compare: take at least {MIN_IMAGES}"
+            )
+        network = reference.features.to(samples.device)
+        found = _compare_features(network, samples, held_out, train, reference.labels, errors)
+        return found | copies
+
+    def evaluate(self, model: Model, samples: Tensor, reference: Reference) -> Evaluation:
+        """See :meth:`Kind.evaluate`."""
+        estimates = self.compare(samples, reference)
+        samples = self.encode(samples)
+        train, test = (part.to(samples.device) for part in (reference.train, reference.held_out))
+        references = {"empirical_train": train, "empirical_test": test}
+        scores = {name: Empirical(self.decode(part)) for name, part in references.items()}
+        x = self.decode(test[: min(256, len(samples))])
+        levels, _ = measure_levels(model.score, scores, x, model.noise_levels)
+        near = nearest_neighbours(samples.float(), train.float())
+        ratio = near.distances[:, 0] / near.distances[:, 1]
+        closest = ratio.argsort()[:12]
+        pictures: Pictures = {
+            "levels": plots.plot_levels({"model": levels}),
+            "neighbours": plots.plot_neighbours(
+                samples[closest], train[near.indices[closest]], ratio[closest]
+            ),
+        }
+        if (network := reference.features) is not None:
+            classes = extract_features(network, samples).logits.argmax(1).cpu()
+            pictures["classes"] = plots.plot_classes(reference.labels, classes, network.title)
+        return estimates, levels, pictures
+
+    def draw_samples(self, samples: Tensor, label: Tensor | None, *_: Any, **__: Any) -> Pictures:
+        """A grid; a hundred samples of ten classes make a row of each."""
+        if label is not None:
+            samples = samples[label.argsort(stable=True)]
+        return {"samples": plots.image_grid(self.encode(samples))}
+
+    def draw_data(self, reference: Reference, num: int) -> Pictures:
+        """A grid of training images."""
+        return {"data": plots.image_grid(reference.train[:num])}
+
+    def draw_trajectory(self, trajectory: Trajectory, samples: Tensor) -> Pictures:
+        """How samples emerge from the noise: level by level, and as an animation."""
+        rows = list(trajectory.levels.items())
+        if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
+            rows = [rows[i] for i in torch.linspace(0, len(rows) - 1, 12).round().int().tolist()]
+        frames = [self.encode(x) for _, x in trajectory.frames] + [self.encode(samples[:16])]
+        return {
+            "annealing": plots.plot_annealing([(sigma, self.encode(x)) for sigma, x in rows]),
+            "annealing_gif": plots.animate(frames),
+        }
+
+
+def inception_distance(samples: Tensor, reference: Reference) -> Estimates:
+    """Inception's FID, whose 2,048 features need tens of thousands of samples.
+
+    Without a standard error, since each evaluation takes minutes. ``samples`` are in [-1, 1], of
+    shape ``(n, channels, height, width)``.
+
+    Raises:
+        ImportError: If torch-fidelity is not installed.
+        OSError: If the network's weights are not available.
+    """
+    network = load_inception().to(samples.device)
+    test = reference.held_out[: len(samples)]
+    train = reference.train[_random_rows(reference.train, len(samples))]
+    of_samples, of_test, of_train = (
+        torch.cat([network(part.expand(-1, 3, -1, -1)) for part in images.split(64)])
+        for images in (to_uint8(samples), test.to(samples.device), train.to(samples.device))
+    )
+    return estimate_all(
+        lambda x, y: {"inception_fid": frechet_distance(x, y)},
+        {"inception_fid": ("Inception FID", "lower")},
+        of_samples,
+        of_test,
+        of_train,
+        errors=False,
+    )
+
+
+def _compare_features(
+    network: FeatureNetwork,
+    samples: Tensor,
+    held_out: Tensor,
+    train: Tensor,
+    labels: Tensor,
+    errors: bool,
+) -> Estimates:
+    """Distances in the features of a network, and what it makes of the samples as a classifier."""
+    of_samples, of_held_out, of_train = (
+        extract_features(network, images)
+        for images in (samples, held_out, train[_random_rows(train, len(samples))])
+    )
+    shares = torch.bincount(labels).to(of_samples.features) / len(labels)
+    name, version = network.name, network.version
+    fd, kd = f"{name}_fd_v{version}", f"{name}_kd_v{version}"
+    title = f"{name.upper()}-{{}}, features v{version}"
+    features = of_samples.features, of_held_out.features, of_train.features
+    logits = of_samples.logits, of_held_out.logits
+    distances = estimate_all(
+        lambda x, y: {fd: frechet_distance(x, y), kd: kernel_distance(x, y, cubic_kernel)},
+        {fd: (title.format("FD"), "lower"), kd: (title.format("KD"), "lower")},
+        *features,
+        errors=errors,
+        distance=True,
+    )
+    manifolds = estimate_all(
+        lambda x, y: precision_recall_density_coverage(y, x),
+        {each: (each, "higher") for each in ("precision", "recall", "density", "coverage")},
+        *features,
+        errors=errors,
+    )
+    classes = estimate_all(
+        lambda logits: {"class_divergence": class_divergence(logits, shares)},
+        {"class_divergence": ("KL of classes from training's", "lower")},
+        *logits,
+        errors=errors,
+        distance=True,
+    )
+    certainty = estimate_all(
+        lambda logits: {"confidence": confidence(logits)},
+        {"confidence": ("confidence of the classifier", "floor")},
+        *logits,
+        errors=errors,
+    )
+    return distances | manifolds | classes | certainty
+
+
+def _random_rows(train: Tensor, num: int) -> Tensor:
+    return torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:num]

@@ -1,0 +1,147 @@
+"""What an example is, an image or a point: the one place that knows the difference.
+
+A :class:`Kind` knows how examples are stored, how samples are compared with them, which pictures
+are drawn, and the unit of a likelihood. :func:`kind_of` chooses it by the shape of an example.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ncsn.evaluation.estimate import Estimates
+from ncsn.exact import ExactScore
+from ncsn.levels import ScoreFunction
+from ncsn.plots import Picture
+from ncsn.random import Generator
+
+if TYPE_CHECKING:
+    from ncsn.evaluation.features import FeatureNetwork
+
+__all__ = ["Kind", "Model", "Pictures", "Reference", "Trajectory", "kind_of"]
+
+Pictures: TypeAlias = dict[str, Picture]
+Evaluation: TypeAlias = tuple[Estimates, list[dict[str, float]], Pictures]
+"""Estimates, losses at each level, and pictures."""
+
+
+@dataclass
+class Reference:
+    """The data that samples are compared with, as it is stored.
+
+    Attributes:
+        train: Training examples.
+        labels: Their classes.
+        held_out: Validation or test examples.
+        exact: The density that the data was drawn from, if it is known.
+        features: The feature network in which images are compared, if there is one.
+    """
+
+    train: Tensor
+    labels: Tensor
+    held_out: Tensor
+    exact: ExactScore | None = None
+    features: "FeatureNetwork | None" = None
+
+
+class Model(NamedTuple):
+    """What is evaluated: a score function and its ladder."""
+
+    score: ScoreFunction
+    noise_levels: Tensor
+
+
+@dataclass
+class Trajectory:
+    """A :data:`ncsn.sampling.Monitor` that remembers how samples emerge from the noise.
+
+    Attributes:
+        num_steps: Steps of the sampler.
+        num_frames: About how many moments to remember.
+        frames: The first 16 samples at these moments, with their noise level.
+        levels: The first 10 samples when they leave each noise level.
+    """
+
+    num_steps: int
+    num_frames: int = 40
+    frames: list[tuple[float, Tensor]] = field(default_factory=list)
+    levels: dict[float, Tensor] = field(default_factory=dict)
+    _step: int = 0
+
+    def __call__(self, sigma: float, x: Tensor) -> None:
+        """Remember a step."""
+        self.levels[sigma] = x[:10]
+        if self._step % max(1, self.num_steps // self.num_frames) == 0:
+            self.frames.append((sigma, x[:16]))
+        self._step += 1
+
+
+class Kind(ABC):
+    """Base class: what an example is."""
+
+    num_samples: int  # that a test draws by default
+    num_likelihood_examples: int  # whose likelihood a test computes by default
+    num_drawn: int | None = None  # in the picture of ``predict``; ``None`` for all
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Examples as they are stored and written to files."""
+
+    @abstractmethod
+    def decode(self, stored: Tensor) -> Tensor:
+        """Stored examples as the network sees them, float32."""
+
+    def dequantise(self, x: Tensor, generator: Generator) -> Tensor:
+        """Examples with a density, from examples that were rounded when they were stored."""
+        return x
+
+    def max_samples(self, reference: Reference) -> float:
+        """The most samples that the reference can be compared with."""
+        return len(reference.held_out)
+
+    @abstractmethod
+    def compare(self, samples: Tensor, reference: Reference, *, errors: bool = True) -> Estimates:
+        """Distances between samples, shape ``(n, *event)``, and data.
+
+        Standard errors, if wanted, cost many times as much.
+
+        Raises:
+            ValueError: If a sample is not finite, or there are too few.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: Model, samples: Tensor, reference: Reference) -> Evaluation:
+        """What a test reports on samples and on the model that drew them."""
+
+    @abstractmethod
+    def likelihood(self, nll: Tensor, x: Tensor, reference: Reference) -> Estimates:
+        """Estimates from the negative log likelihoods ``nll``, in nats, of the examples ``x``."""
+
+    @abstractmethod
+    def draw_samples(
+        self,
+        samples: Tensor,
+        label: Tensor | None,
+        reference: Reference | None = None,
+        model: Model | None = None,
+        when: str = "",
+    ) -> Pictures:
+        """Pictures of samples with data, and of the model; ``when`` is for titles."""
+
+    def draw_data(self, reference: Reference, num: int) -> Pictures:
+        """Pictures of the data, to compare the samples with."""
+        return {}
+
+    def draw_trajectory(self, trajectory: Trajectory, samples: Tensor) -> Pictures:
+        """Pictures of how samples emerge from the noise."""
+        return {}
+
+
+def kind_of(data_shape: torch.Size | tuple[int, ...]) -> Kind:
+    """The kind of examples of a shape: (channels, height, width) for images, else points."""
+    from ncsn.evaluation.images import Images
+    from ncsn.evaluation.points import Points
+
+    return Images() if len(data_shape) == 3 else Points()

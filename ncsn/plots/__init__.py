@@ -1,0 +1,25 @@
+"""Pictures, from tensors. Nothing here knows about training."""
+
+from ncsn.plots.curves import plot_classes, plot_comparison, plot_levels, plot_losses
+from ncsn.plots.images import animate, image_grid, plot_annealing, plot_neighbours
+from ncsn.plots.plane import plane_grid, plot_fields, plot_samples, plot_score_field
+from ncsn.plots.style import Animation, Picture, new_figure, save
+
+__all__ = [
+    "Animation",
+    "Picture",
+    "animate",
+    "image_grid",
+    "new_figure",
+    "plane_grid",
+    "plot_annealing",
+    "plot_classes",
+    "plot_comparison",
+    "plot_fields",
+    "plot_levels",
+    "plot_losses",
+    "plot_neighbours",
+    "plot_samples",
+    "plot_score_field",
+    "save",
+]

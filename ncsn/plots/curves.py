@@ -1,0 +1,108 @@
+"""Curves and bars: losses over epochs and noise levels, classes."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ncsn.plots.style import DATA_COLOR, SAMPLE_COLOR, new_figure
+
+__all__ = ["plot_classes", "plot_comparison", "plot_levels", "plot_losses"]
+
+LOSS = "loss per dimension, $\\|\\sigma s + z\\|^2 / D$"
+Curve: TypeAlias = Sequence[tuple[int, float]]
+
+
+def plot_losses(curves: Mapping[str, Curve]) -> Figure:
+    """Draw losses over epochs: for each name, pairs of an epoch and a loss."""
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    _curves(axes, curves)
+    finite = [loss for points in curves.values() for _, loss in points if loss > 0]
+    scale = "log" if finite and max(finite) > 5 * min(finite) else "linear"
+    axes.set(ylabel=LOSS, yscale=scale)
+    return figure
+
+
+LEVEL_STYLES = {
+    "exact": ("exact score", ":"),
+    "empirical_train": ("empirical score of the training set", "--"),
+    "empirical_test": ("empirical score of the test set", ":"),
+}
+
+
+def plot_levels(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Draw the loss of models at each noise level, with the references of the first.
+
+    ``runs`` has rows of :func:`ncsn.evaluation.metrics.losses_per_level` for each model.
+    """
+    figure = new_figure(6.4, 4.2)
+    _levels(figure.subplots(), runs)
+    return figure
+
+
+def plot_comparison(
+    curves: Mapping[str, Mapping[str, Curve]], levels: Mapping[str, Sequence[Mapping[str, float]]]
+) -> Figure:
+    """Draw metrics of several runs over epochs, and their losses at each noise level.
+
+    ``curves`` has pairs of an epoch and a value by metric and run; see :func:`plot_levels`.
+    """
+    num = len(curves) + bool(levels)
+    figure = new_figure(4.8 * num, 4.0)
+    panels = figure.subplots(1, num, squeeze=False)[0]
+    for axes, (metric, runs) in zip(panels, sorted(curves.items()), strict=False):
+        _curves(axes, runs)
+        axes.set(ylabel=metric, yscale="log")
+    if levels:
+        _levels(panels[-1], levels)
+    return figure
+
+
+def _curves(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    for name, points in curves.items():
+        marker = "." if len(points) < 30 else None
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker)
+    axes.set(xlabel="epoch")
+    axes.locator_params(axis="x", integer=True)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+
+
+def _levels(axes: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    for i, (name, rows) in enumerate(runs.items()):
+        sigma = [row["sigma"] for row in rows]
+        losses = [row["loss"] for row in rows]
+        errors = [2 * row["loss_standard_error"] for row in rows]
+        axes.errorbar(sigma, losses, errors, marker=".", label=f"{name} (± 2 standard errors)")
+        for key, (title, style) in LEVEL_STYLES.items():
+            if i == 0 and key in rows[0]:
+                values = [row[key] for row in rows]
+                axes.plot(sigma, values, style, color="black", label=title)
+    axes.set(xscale="log", yscale="log", xlabel="noise level $\\sigma$", ylabel=LOSS)
+    # The references may be many decades away.
+    losses = [row["loss"] for rows in runs.values() for row in rows]
+    axes.set_ylim(min(losses) / 3, 3 * max(losses))
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+
+
+def plot_classes(training: Tensor, samples: Tensor, title: str) -> Figure:
+    """Draw how often each class occurs in training data, ``(n,)``, and in samples, ``(m,)``.
+
+    ``title`` names the classifier of the samples.
+    """
+    figure = new_figure(6.4, 3.4)
+    axes = figure.subplots()
+    num = int(max(training.max(), samples.max())) + 1
+    groups = (("training data", training, DATA_COLOR), ("samples", samples, SAMPLE_COLOR))
+    for shift, (name, labels, color) in zip((-0.2, 0.2), groups, strict=True):
+        shares = torch.bincount(labels, minlength=num) / len(labels)
+        axes.bar(torch.arange(num).numpy() + shift, shares.numpy(), 0.4, label=name, color=color)
+    axes.set(xlabel="class", ylabel="share", xticks=range(num), title=f"classes, by {title}")
+    axes.margins(y=0.2)  # for the legend
+    axes.legend(loc="upper center", ncols=2)
+    return figure

@@ -1,0 +1,75 @@
+"""Pictures of uint8 images: grids, animations, neighbours."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from ncsn.plots.style import Animation, new_figure
+
+__all__ = ["animate", "image_grid", "plot_annealing", "plot_neighbours"]
+
+
+def image_grid(images: Tensor, columns: int | None = None) -> Image:
+    """Arrange images in a grid, enlarged by a whole factor so that a cell is about 64 pixels.
+
+    Args:
+        images: uint8, shape ``(n, channels, height, width)``.
+        columns: Number of images in a row; by default, the grid is nearly square.
+    """
+    columns = columns or max(1, round(len(images) ** 0.5))
+    factor = max(1, round(64 / images.shape[-1]))
+    enlarged = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return to_pil_image(make_grid(enlarged.cpu(), nrow=columns, padding=2, pad_value=128))
+
+
+def animate(frames: Sequence[Tensor], seconds: float = 4.0) -> Animation:
+    """An animation of :func:`image_grid`, which after ``seconds`` rests on its last frame."""
+    durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [2000]
+    return Animation([image_grid(frame) for frame in frames], durations)
+
+
+def plot_annealing(states: Sequence[tuple[float, Tensor]]) -> Figure:
+    """Draw the uint8 samples at the end of each noise level, one row per level."""
+    num = len(states[0][1])
+    figure = new_figure(0.8 * num + 1.0, 0.8 * len(states) + 0.4)
+    rows = figure.subplots(len(states), 1, squeeze=False)[:, 0]
+    for axes, (sigma, images) in zip(rows, states, strict=True):
+        _show_row(axes, images, f"{sigma:.3g}")
+    figure.supylabel("noise level $\\sigma$", fontsize="medium")
+    return figure
+
+
+def plot_neighbours(samples: Tensor, neighbours: Tensor, ratio: Tensor) -> Figure:
+    """Draw samples above their nearest training examples.
+
+    Args:
+        samples: uint8, shape ``(n, channels, height, width)``.
+        neighbours: Of each, the nearest first, uint8, shape ``(n, k, channels, height, width)``.
+        ratio: Distance to the nearest over that to the second nearest, shape ``(n,)``.
+    """
+    rows = {"sample": samples, "nearest": neighbours[:, 0], "second": neighbours[:, 1]}
+    figure = new_figure(0.9 * len(samples) + 1.0, 3.4)
+    first, *_ = panels = figure.subplots(len(rows), 1)
+    for axes, (name, images) in zip(panels, rows.items(), strict=True):
+        width = _show_row(axes, images, name) / len(images)
+    centres = [(i + 0.5) * width for i in range(len(samples))]
+    first.set_xticks(centres, [f"{each:.2f}" for each in ratio.tolist()])
+    first.xaxis.tick_top()
+    first.tick_params(length=0)
+    title = "samples nearest to one training image: ratio of the two distances"
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _show_row(axes: Axes, images: Tensor, name: str) -> int:
+    """Draw images in one named row; returns its width in pixels."""
+    row = image_grid(images, columns=len(images))
+    axes.imshow(row)
+    axes.set(xticks=[], yticks=[])
+    axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    return row.width

@@ -1,0 +1,42 @@
+"""What all pictures share: figures, colours, and how they are written."""
+
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from matplotlib.figure import Figure
+from PIL.Image import Image
+
+__all__ = ["DATA_COLOR", "SAMPLE_COLOR", "Animation", "Picture", "new_figure", "save"]
+
+DATA_COLOR, SAMPLE_COLOR = "tab:gray", "tab:blue"
+
+
+class Animation(NamedTuple):
+    """Frames of an animation, and how long each of them is shown, in milliseconds."""
+
+    frames: list[Image]
+    durations: list[int]
+
+
+Picture: TypeAlias = Figure | Image | Animation
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches, without pyplot: no global state and no window."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def save(picture: Picture, path: Path) -> Path:
+    """Write a picture as ``path``.png, or an animation as ``path``.gif, and return that path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(picture, Animation):
+        path = path.with_name(f"{path.name.removesuffix('_gif')}.gif")
+        first, *rest = picture.frames
+        first.save(path, save_all=True, append_images=rest, duration=picture.durations, loop=0)
+        return path
+    path = path.with_name(f"{path.name}.png")
+    if isinstance(picture, Image):
+        picture.save(path)
+    else:
+        picture.savefig(path)
+    return path

@@ -1,0 +1,23 @@
+"""What keeps a run alive: checkpoints, resuming, signals, lost ranks, W&B, memory.
+
+Everything here is about processes and files, and nothing about the method. Private attributes of
+Lightning and W&B are touched here alone; ``tests/program/test_private.py`` names each of them.
+"""
+
+from ncsn.runtime.checkpoints import DurableCheckpointIO, find_last_checkpoint, load_checkpoint
+from ncsn.runtime.memory import halve_when_out_of_memory, keep_freed_memory
+from ncsn.runtime.resume import Resume
+from ncsn.runtime.signals import GracefulStop, Stopped
+from ncsn.runtime.wandb import WandbLogger
+
+__all__ = [
+    "DurableCheckpointIO",
+    "GracefulStop",
+    "Resume",
+    "Stopped",
+    "WandbLogger",
+    "find_last_checkpoint",
+    "halve_when_out_of_memory",
+    "keep_freed_memory",
+    "load_checkpoint",
+]

@@ -1,0 +1,121 @@
+"""A W&B logger that never asks, never blocks and never stops training."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
+from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+__all__ = ["WandbLogger"]
+
+
+def offline_reason(timeout: float = 3.0) -> str | None:
+    """Why W&B cannot be reached, or None if it can; prompts nobody, waits ``timeout`` seconds."""
+    import requests
+
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if not (os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(url)):
+        return "there is no API key (`wandb login` stores one)"
+    try:
+        status = requests.head(url, timeout=timeout).status_code
+    except requests.RequestException as error:
+        return f"{url} cannot be reached ({type(error).__name__})"
+    return f"{url} answers with status {status}" if status >= 500 else None
+
+
+class WandbLogger(LightningWandbLogger):
+    """Lightning's W&B logger, made safe to leave on.
+
+    Without an API key or a network it runs offline and says once how to upload the run later;
+    ``WANDB_MODE`` in the environment has its usual effect. A fault inside W&B is reported once and
+    ends the logging to W&B, not the training.
+
+    Args:
+        project: The W&B project.
+        name: Name of the run; W&B invents one by default.
+        save_dir: Directory that holds W&B's own directory ``wandb/``.
+        offline: Whether to run offline even with a key and a network.
+        kwargs: See :class:`lightning.pytorch.loggers.WandbLogger`.
+    """
+
+    def __init__(
+        self,
+        project: str = "ncsn",
+        name: str | None = None,
+        save_dir: str = "lightning_logs",
+        offline: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, save_dir=save_dir, offline=offline, project=project, **kwargs)
+        self._wandb_init.pop("anonymous", None)  # W&B no longer has it, and warns
+        self.failed = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's run, offline if it has to be."""
+        if self._experiment is None:
+            os.makedirs(self.save_dir or ".", exist_ok=True)
+            mode = os.environ.get("WANDB_MODE") or "online"
+            if mode == "online" and not self._offline:
+                os.environ.pop("WANDB_MODE", None)
+                reason = offline_reason()
+                if reason is None:
+                    try:
+                        self._wandb_init["settings"] = {"init_timeout": 15}
+                        return super().experiment
+                    except Exception as error:  # a refused key, a server that hangs, ...
+                        reason = f"it could not be started online ({error})"
+                self._start_offline(reason)
+            else:
+                self._try_to_start()
+        return self._experiment
+
+    def _start_offline(self, reason: str) -> None:
+        self._offline = True
+        self._wandb_init["settings"] = {"silent": True}  # it would say the same in five lines
+        self._try_to_start()
+        if not self.failed:
+            directory = Path(self._experiment.dir).parent  # type: ignore[union-attr]
+            rank_zero_warn(
+                f"W&B runs offline: {reason}. To upload the run later: wandb sync {directory}"
+            )
+
+    def _try_to_start(self) -> None:
+        try:
+            _ = super().experiment
+        except Exception as error:  # whatever W&B may raise: training is worth more
+            self._give_up(error)
+            self._experiment = _DummyExperiment()  # type: ignore[assignment]
+
+    def _guard(self, log: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        if self.failed:
+            return
+        try:
+            log(*args, **kwargs)
+        except Exception as error:  # as in _try_to_start
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.failed = True
+        rank_zero_warn(
+            f"W&B failed ({type(error).__name__}: {error}) and is no longer used; training "
+            "continues and the CSV log is complete."
+        )
+
+
+def _guarded(name: str) -> Callable[..., None]:
+    """A method of Lightning's logger whose faults are reported once."""
+
+    def log(self: WandbLogger, *args: Any, **kwargs: Any) -> None:
+        self._guard(getattr(super(WandbLogger, self), name), *args, **kwargs)
+
+    log.__doc__ = f"See :meth:`lightning.pytorch.loggers.WandbLogger.{name}`."
+    return log
+
+
+for _name in ("log_metrics", "log_image", "log_video", "log_hyperparams"):
+    setattr(WandbLogger, _name, _guarded(_name))

@@ -1,0 +1,25 @@
+"""What the benchmarks share: the objects of a config, and tables in Markdown."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ncsn.cli.parser import CLI
+
+ROOT = Path(__file__).parents[2]
+
+
+def config_path(name: str) -> Path:
+    """The file of a shipped config."""
+    return ROOT / f"configs/{name}.yaml"
+
+
+def build(config: str, *options: str) -> CLI:
+    """Trainer, model and data of a config, with options of the command line."""
+    return CLI([f"--config={config_path(config)}", *options])
+
+
+def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table in Markdown."""
+    print(f"| {' | '.join(heading)} |", "|---" * len(heading) + "|", sep="\n")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")

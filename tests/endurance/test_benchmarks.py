@@ -1,0 +1,81 @@
+"""Do the scripts that make the tables and pictures of the docs still run?"""
+
+from pathlib import Path
+
+from support.jobs import CHECKPOINT
+from support.paths import OVERLAYS
+
+
+def test_objectives(capsys):
+    from objectives import OBJECTIVES, compare_objectives
+
+    compare_objectives(max_epochs=1, num_points=100)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in OBJECTIVES)
+    (exact,) = (line for line in table.splitlines() if line.startswith("| none: the exact score"))
+    assert exact.endswith("| 0.0000 |  |")
+
+
+def test_samplers(trained, capsys):
+    from samplers import compare_samplers, samplers
+
+    compare_samplers(trained("digits") / CHECKPOINT, num_samples=2)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in samplers(0.03))
+    assert Path("samplers.png").is_file()
+
+
+def test_conditioning(trained, cli, mnist_dir):
+    from conditioning import draw_conditioning
+
+    config = OVERLAYS.parent / "mnist_classes.yaml"
+    smoke = ("--config", config, "--config", OVERLAYS / "smoke.yaml")
+    assert cli("fit", *smoke, "--data.data_dir", mnist_dir) == 0
+    path = Path("lightning_logs/mnist_classes/version_0") / CHECKPOINT
+    draw_conditioning(path, mnist_dir, num_steps=2, num_resamples=2)
+    pictures = ("classes", "inpainting", "interpolation")
+    assert all(Path(f"{name}.png").is_file() for name in pictures)
+
+
+def test_training_speed(mnist_dir, capsys):
+    from training_speed import measure
+
+    measure(mnist_dir, rounds=1, seconds_each=0.1, configs=("mnist_cpu",))
+    assert "| U-Net of mnist_cpu.yaml |" in capsys.readouterr().out
+
+
+def test_sampling_speed(capsys):
+    from sampling_speed import measure
+
+    measure(num_samples=2, steps_per_level=1, rounds=1, configs=("mnist_cpu",))
+    assert "| U-Net of mnist_cpu.yaml |" in capsys.readouterr().out
+
+
+def test_startup(capsys):
+    from startup import COMMANDS, measure
+
+    measure(rounds=1, whole=False)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in COMMANDS)
+
+
+def test_time_to_quality(capsys):
+    from time_to_quality import measure
+
+    options = (f"--config={OVERLAYS}/smoke.yaml", "--trainer.accelerator=cpu")
+    measure(("digits",), num_samples=16, options=options)
+    assert "| digits | 1 | 16 |" in capsys.readouterr().out
+    assert Path("time_to_quality.csv").is_file()
+    assert Path("time_to_quality.png").is_file()
+
+
+def test_scaling(capsys, monkeypatch):
+    import scaling
+
+    monkeypatch.setattr(scaling, "VALUES", {"batch": [1, 2], "filters": [4, 8]})
+    monkeypatch.setattr(
+        scaling, "DEFAULT", {"batch": 1, "filters": 4, "blocks": 1, "size": 8, "levels": 2}
+    )
+    scaling.measure()
+    assert "batch · pixels · blocks · filters²" in capsys.readouterr().out
+    assert Path("scaling.png").is_file()

@@ -1,0 +1,109 @@
+"""A signal to any rank ends the whole job within seconds, with a checkpoint: real processes."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from support.jobs import CHECKPOINT, DDP, ENDLESS, LAST, MOONS, PYTHON, RUNS
+from support.runs import assert_same_training, load_last
+from support.wandb_files import wandb_records
+
+SIGINT, SIGTERM, SIGUSR1 = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+SLOW_PREVIEW = (*ENDLESS, "--model.preview.sampler.num_steps", 1_000_000)
+SLOW_PICTURES = ("--model.sampler.num_steps", 1_000_000, "--trainer.max_epochs", 1)
+
+
+def assert_saved(job, signum, place):
+    """The last line says which step was saved, and how to resume from it."""
+    last, checkpoint = job.last_line(), load_last(RUNS / "version_0")
+    assert last.startswith(f"error: stopped by {signum.name}")
+    if place != "pictures":
+        assert f"after step {checkpoint['global_step']}; resume with --ckpt_path last" in last
+
+
+@pytest.mark.parametrize(
+    ("signum", "place", "options"),
+    [
+        (SIGTERM, "training", ENDLESS),
+        (SIGINT, "training", ENDLESS),
+        (SIGUSR1, "training", ENDLESS),
+        (SIGTERM, "validation", ENDLESS),
+        (SIGINT, "preview", SLOW_PREVIEW),
+        (SIGTERM, "pictures", SLOW_PICTURES),
+    ],
+)
+def test_a_signal_ends_a_fit_with_a_checkpoint(signum, place, options, jobs):
+    job = jobs.start(*options, PLACE=place)
+    assert job.stop(place, signum) < 10
+    assert job.wait() == 128 + signum
+    assert_saved(job, signum, place)
+
+
+@pytest.mark.parametrize(
+    ("signum", "to", "place", "options"),
+    [
+        (SIGTERM, (0,), "training", ENDLESS),
+        (SIGTERM, (1,), "training", ENDLESS),
+        (SIGTERM, (0, 1), "training", ENDLESS),
+        (SIGINT, (0, 1), "training", ENDLESS),  # as a terminal does
+        (SIGUSR1, (1,), "training", ENDLESS),
+        (SIGTERM, (1,), "validation", ENDLESS),
+        # Rank 1 waits for rank 0, which draws.
+        (SIGTERM, (1,), "preview", SLOW_PREVIEW),
+        (SIGINT, (0, 1), "preview", SLOW_PREVIEW),
+        (SIGTERM, (1,), "pictures", SLOW_PICTURES),
+    ],
+)
+def test_a_signal_to_any_rank_ends_all(signum, to, place, options, jobs):
+    job = jobs.start(*options, ranks=2, PLACE=place)
+    assert job.stop(place, signum, to, world_size=2) < 10
+    assert job.wait() == 128 + signum
+    assert_saved(job, signum, place)
+
+
+def test_a_signal_ends_a_process_that_was_not_forked(jobs):
+    job = jobs.start_program(*PYTHON, "ncsn", "fit", *MOONS, *ENDLESS, PLACE="training")
+    assert job.stop("training", SIGTERM) < 10
+    assert job.wait() == 128 + SIGTERM
+    assert_saved(job, SIGTERM, "training")
+
+
+def test_a_signal_to_a_rank_that_lightning_has_started_ends_all(jobs):
+    job = jobs.start(*DDP, *ENDLESS, PLACE="training")
+    assert job.stop("training", SIGTERM, to=(1,), world_size=2) < 10
+    assert job.wait() == 128 + SIGTERM
+    assert_saved(job, SIGTERM, "training")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_training_that_was_stopped_resumes_exactly(ranks, jobs, undisturbed):
+    for place in ("training", "validation"):
+        job = jobs.start(*LAST, ranks=ranks, PLACE=place)
+        job.stop(place, SIGTERM, world_size=ranks)
+        assert job.wait() == 128 + SIGTERM
+    jobs.finish(*LAST, ranks=ranks)
+    assert_same_training(RUNS / "version_0", undisturbed(ranks))
+
+
+@pytest.mark.parametrize("command", ["predict", "test"])
+def test_a_signal_ends_what_is_not_a_training_at_once(command, jobs, undisturbed):
+    slow = ("--ckpt_path", undisturbed() / CHECKPOINT, "--model.sampler.num_steps", 1_000_000)
+    job = jobs.start(*slow, command=command, PLACE=command)
+    assert job.stop(command, SIGTERM, wait=1.0) < 10
+    assert job.wait() == 128 + SIGTERM
+    assert job.last_line().startswith("error: stopped by SIGTERM")
+
+
+def test_wandb_hears_that_the_run_has_ended_and_resumes_it(jobs):
+    logger = ("--trainer.logger+", "ncsn.runtime.WandbLogger")
+    for place in ("training", "preview"):
+        job = jobs.start(*LAST, *ENDLESS, *logger, PLACE=place, WANDB_MODE="offline")
+        job.stop(place, SIGTERM)
+        assert job.wait() == 128 + SIGTERM
+    runs = sorted(Path("lightning_logs/wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert len({run.name.split("-")[-1] for run in runs}) == 1  # W&B's name of the run
+    for run in runs:
+        ends = [r.exit for r in wandb_records(next(run.glob("*.wandb"))) if r.HasField("exit")]
+        assert len(ends) == 1
+        assert ends[0].exit_code

@@ -1,0 +1,195 @@
+"""What an evaluation measures: floors, and degradations that it must see."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torchvision.transforms.functional import gaussian_blur
+
+from ncsn.callbacks import TestReport
+from ncsn.callbacks.common import model_of
+from ncsn.data import DigitsDataModule
+from ncsn.evaluation import Model, Reference, Report
+from ncsn.evaluation.codec import to_float
+from ncsn.evaluation.images import Images
+from ncsn.evaluation.points import Points, compare_points
+from ncsn.exact import GaussianMixture, TwoMoons
+from ncsn.levels import geometric
+from ncsn.modules import DSM, NCSN
+
+ONE_PROCESS = SimpleNamespace(world_size=1, global_rank=0, is_global_zero=True)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Training and test images."""
+    data = DigitsDataModule()
+    data.setup("test")
+    return data
+
+
+@pytest.fixture
+def reference(digits):
+    """The data that samples are compared with."""
+    return digits.reference("test")
+
+
+# ---- images ----
+
+
+def test_degradations_of_images_make_the_right_numbers_worse(digits, reference):
+    test = digits.splits["test"]
+
+    def compare(images):
+        found = Images().compare(images, reference, errors=False)
+        return {name: estimate.value for name, estimate in found.items()}
+
+    x = to_float(test.data)
+    good = compare(x)
+    noisy = compare((x + 0.6 * torch.randn(len(test), 1, 8, 8)).clamp(-1, 1))
+    blurred = compare(gaussian_blur(x, 3, 1.0))
+    small = x[test.labels < 5]
+    five_classes, as_many = compare(small), compare(x[: len(small)])
+    copies = compare(to_float(reference.train[:360]))
+    assert good["digits_fd_v1"] < 0.3 * min(noisy["digits_fd_v1"], blurred["digits_fd_v1"])
+    assert good["precision"] > noisy["precision"] + 0.2
+    assert good["confidence"] > noisy["confidence"] + 0.05
+    # Half of the classes: all is right with each sample, but half of the data is missing.
+    assert five_classes["precision"] > as_many["precision"] - 0.1
+    assert five_classes["recall"] < as_many["recall"] - 0.2
+    assert five_classes["coverage"] < as_many["coverage"] - 0.2
+    assert five_classes["class_divergence"] == pytest.approx(math.log(2), abs=0.05)
+    assert good["class_divergence"] < 0.01
+    assert copies["memorisation_rate"] == 1
+    assert good["memorisation_rate"] < 0.01
+
+
+def test_the_floor_is_the_value_of_the_test_images(reference):
+    estimates = Images().compare(to_float(reference.held_out), reference)
+    for estimate in estimates.values():
+        assert estimate.value == pytest.approx(estimate.floor, abs=1e-6)
+        assert estimate.standard_error >= 0
+
+
+def test_images_without_a_feature_network_are_searched_for_copies(reference):
+    reference.features = None
+    estimates = Images().compare(to_float(reference.held_out), reference)
+    assert list(estimates) == ["memorisation_rate"]
+
+
+def test_mixed_precision_does_not_change_estimates(reference):
+    samples = to_float(reference.held_out[:100])
+    reference.held_out = reference.held_out[100:200]
+    full = Images().compare(samples, reference, errors=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Images().compare(samples, reference, errors=False) == full
+
+
+def test_too_few_images_are_refused(reference):
+    with pytest.raises(ValueError, match="15 images are too few to compare: take at least 16"):
+        Images().compare(to_float(reference.held_out[:15]), reference)
+
+
+def test_bits_per_dimension_of_images_count_the_width_of_a_grey_value():
+    # Images drawn from a Gaussian and rounded to grey values: the bits are those of the Gaussian's
+    # entropy at this width, 1/127.5.
+    std, num = 0.3, 600
+    network = GaussianMixture(torch.zeros(1, 1, 2, 2, dtype=torch.float64), stds=std)
+    module = NCSN(network, sigma_min=0.01, sigma_max=30.0, data_std=std, data_shape=(1, 2, 2))
+    images = ((std * torch.randn(num, 1, 2, 2) + 1) * 127.5).round().byte()
+    report, reference = Report({}), Reference(images, torch.zeros(num), images)
+    TestReport(10, num).add_likelihood(ONE_PROCESS, module, Images(), reference, report)
+    bits = report.estimates["bits_per_dim"]
+    entropy = 0.5 * math.log(2 * math.pi * math.e * std**2) / math.log(2)
+    assert abs(bits.value - (entropy + math.log2(127.5))) < 5 * bits.standard_error
+    assert bits.standard_error < 0.03
+
+
+# ---- points ----
+
+
+def test_fresh_points_are_at_the_floor_and_others_are_not():
+    moons = TwoMoons(num_points=256)
+    data, fresh, samples = (moons.sample(2000).float() for _ in range(3))
+    for estimate in compare_points(samples, data, fresh).values():
+        error = math.hypot(estimate.standard_error, estimate.floor_standard_error)
+        assert abs(estimate.value - estimate.floor) < 5 * error
+    upper = samples[samples[:, 1] > 0.25]
+    one_moon = torch.cat([upper, upper, upper])[:2000]
+    for name, estimate in compare_points(one_moon, data, fresh).items():
+        assert estimate.value > estimate.floor + 5 * estimate.standard_error, name
+
+
+def test_the_exact_score_has_no_excess_of_loss_or_likelihood():
+    moons = TwoMoons(num_points=256)
+    exact = TwoMoons(num_points=1024)  # on a finer grid
+    test = moons.sample(200).float()
+    reference = Reference(test, torch.zeros(200), test, exact)
+    module = NCSN(moons, sigma_min=0.01, sigma_max=30.0, data_mean=0.375, data_std=0.7)
+    report, samples = Report({}), moons.sample(200).float()
+    evaluation = TestReport(num_samples=200)
+    evaluation.add_likelihood(ONE_PROCESS, module, Points(), reference, report)
+    with torch.no_grad():
+        pictures = evaluation.add_samples(module, Points(), samples, reference, report)
+    estimates = report.estimates
+    assert abs(estimates["excess_loss"].value) < 1e-5
+    # The model's density is that at sigma = 0.01, a little flatter.
+    assert estimates["excess_nll"].value == pytest.approx(0, abs=0.02)
+    expected = -moons.log_density(test, torch.full((200,), 0.01))
+    assert estimates["nll"].value == pytest.approx(expected.mean().item(), abs=3e-3)
+    error = expected.std().item() / 200**0.5
+    assert estimates["nll"].standard_error == pytest.approx(error, rel=0.02)
+    assert set(pictures) == {"samples", "fields", "levels"}
+    assert len(report.levels) == 10
+
+
+def test_the_standard_error_of_the_excess_loss_is_that_of_repeated_evaluations(monkeypatch):
+    # The levels share their examples, so their errors are not independent.
+    means = torch.randn(3, 3, dtype=torch.float64)
+    exact, learned = (GaussianMixture(means, stds=std) for std in (0.3, 0.4))
+    model, estimates = Model(learned, geometric(3.5, 0.01, 20)), []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        for user in ("points", "metrics.per_level"):  # with the same noise each time, otherwise
+            name = f"ncsn.evaluation.{user}.seeded_generator"
+            monkeypatch.setattr(name, lambda *args, g=generator, **kwargs: g)
+        x = exact.sample(100, generator).float()
+        reference = Reference(x, torch.zeros(100), x, exact)
+        estimates.append(Points().evaluate(model, x, reference)[0]["excess_loss"])
+    spread = torch.tensor([estimate.value for estimate in estimates]).std().item()
+    error = sum(estimate.standard_error for estimate in estimates) / len(estimates)
+    # Of 40 values, a standard deviation is known to 1 / sqrt(80) = 11 %.
+    assert 0.7 < error / spread < 1.45
+
+
+def test_samples_that_are_not_finite_are_refused(reference):
+    points = torch.zeros(20, 2)
+    points[7:9] = torch.nan
+    message = r"2 of 20 samples are not finite \(the first is number 7\)"
+    with pytest.raises(ValueError, match=message):
+        compare_points(points, torch.randn(20, 2), torch.randn(20, 2))
+    images = torch.zeros(20, 1, 8, 8)
+    images[7:9, 0, 3, 3] = torch.inf
+    with pytest.raises(ValueError, match=message):
+        Images().compare(images, reference)
+
+
+# ---- both ----
+
+
+def test_an_evaluation_leaves_weights_and_random_state_alone(reference):
+    moons, images = TwoMoons(num_points=64), to_float(reference.held_out[:60])
+    points = torch.randn(60, 2)
+    cases = [
+        (Points(), DSM(moons), points, Reference(points, torch.zeros(60), points)),
+        (Images(), DSM(GaussianMixture(images), data_shape=(1, 8, 8)), images, reference),
+    ]
+    for kind, module, samples, data in cases:
+        weights = [value.clone() for value in module.state_dict().values()]
+        before = torch.get_rng_state()
+        with torch.no_grad():
+            kind.evaluate(model_of(module), samples, data)
+        assert torch.equal(before, torch.get_rng_state())
+        for value, as_it_was in zip(module.state_dict().values(), weights, strict=True):
+            assert torch.equal(value, as_it_was)

@@ -1,0 +1,77 @@
+"""Two CPU processes (gloo): the same data, noise, samples and numbers as on one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.commands import run_process, smoke
+from support.paths import ROOT
+from support.processes import SUPPORT
+from support.ranks import start_ranks, wait_for_ranks
+
+MOONS = smoke("moons")
+DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp")
+RUNS = Path("lightning_logs/moons")
+
+
+def run_ranks(server, *args):
+    """Run a command on two ranks."""
+    log = Path("ranks.txt")
+    assert wait_for_ranks(start_ranks(server, 2, args, log)) == [0, 0], log.read_text()[-3000:]
+
+
+def test_ranks_have_their_own_data_and_noise_and_agree_on_the_rest(server):
+    """The second rank is started by Lightning, as it is for a user."""
+    module = ("--model", "recording.RecordingDSM", "--model.sigma", 0.1)
+    network = ("--model.network", "ncsn.networks.MLP", "--ema.decay", 0.9)
+    run_process(
+        *(server, "fit", *MOONS, *DDP, *module, *network, "--trainer.max_epochs", 2),
+        PYTHONPATH=f"{ROOT}:{SUPPORT}",
+        WANDB_MODE="offline",
+    )
+    ranks = [torch.load(f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    data = [{tuple(point) for point in torch.cat(rank["x"][:2]).tolist()} for rank in ranks]
+    assert not data[0] & data[1]
+    noise = [torch.stack(rank["x_sigma"][:4]) - torch.stack(rank["x"][:4]) for rank in ranks]
+    assert not torch.isclose(noise[0], noise[1]).any(dim=-1).all()
+    everything = torch.cat([part.flatten(0, 1) for part in noise])  # 2 ranks, 2 epochs, 2 steps
+    assert len(everything.unique(dim=0)) == len(everything)
+    metric = "val/loss_per_dim"
+    assert ranks[0][metric] == ranks[1][metric]
+    assert len(ranks[0][metric]) == 2
+    for first, second in zip(ranks[0]["weights"], ranks[1]["weights"], strict=True):
+        assert torch.equal(first, second)
+    assert [path.name for path in RUNS.iterdir()] == ["version_0"]
+    assert len(list(Path("lightning_logs/wandb").glob("offline-run-*"))) == 1
+
+
+def test_predict_draws_the_same_samples_on_one_process_and_on_two(server, cli, trained):
+    checkpoint = trained("moons") / "checkpoints/last.ckpt"
+    predict = ("predict", *MOONS, "--ckpt_path", checkpoint, "--num_samples", 330)
+    assert cli(*predict, "--batch_size", 100) == 0
+    run_ranks(server, *predict)
+    one, two = (np.load(RUNS / f"version_{n}/samples.npz")["samples"] for n in (0, 1))
+    assert one.shape == (330, 2)
+    np.testing.assert_allclose(one, two, atol=1e-5)
+    assert {path.name for path in (RUNS / "version_1").iterdir()} == {
+        "config.yaml", "samples.npz", "samples.png"
+    }  # fmt: skip
+
+
+def test_an_evaluation_is_the_same_on_one_process_and_on_two(server, cli, trained):
+    checkpoint = trained("moons_ncsn") / "checkpoints/last.ckpt"
+    test = ("test", *smoke("moons_ncsn"), "--ckpt_path", checkpoint)
+    few = ("--num_samples", 50, "--num_likelihood_examples", 15)
+    assert cli(*test, *few) == 0
+    run_ranks(server, *test, *few)
+    one, two = (
+        json.loads(Path(f"lightning_logs/moons_ncsn/version_{n}/evaluation.json").read_text())
+        for n in (0, 1)
+    )
+    assert one["estimates"].keys() == two["estimates"].keys()
+    for name, estimate in one["estimates"].items():
+        for number in ("value", "standard_error", "floor"):
+            expected = pytest.approx(estimate[number], rel=1e-4, abs=1e-6)
+            assert two["estimates"][name][number] == expected, name

@@ -1,0 +1,167 @@
+"""Private attributes of Lightning, W&B and jsonargparse: which are used, and where.
+
+They may change with any release. So they are used in ``ncsn/runtime`` only, and this test, which
+names each of them, fails when an upgrade takes one away.
+"""
+
+import ast
+import importlib
+import inspect
+import re
+from functools import cache
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.fabric.loggers import logger as fabric_logger
+from lightning.fabric.utilities import cloud_io
+from lightning.pytorch.cli import instantiate_module
+from lightning.pytorch.loggers import WandbLogger
+from support.paths import ROOT
+
+PACKAGE = ROOT / "ncsn"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@cache
+def trainer():
+    """A trainer, for attributes that its parts get when they are made."""
+    return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+
+
+PRIVATE = {
+    # Written for Lightning 2.6.
+    "_is_local_file_protocol": (
+        "runtime/checkpoints.py",
+        lambda: cloud_io,
+        "tells paths from URLs, whose checkpoints are left to Lightning",
+    ),
+    "_batches_that_stepped": (
+        "runtime/resume.py",
+        lambda: trainer().fit_loop.epoch_loop,
+        "the step under which loggers log; Lightning counts it once too often on load",
+    ),
+    "_signal_connector": (
+        "runtime/signals.py",
+        trainer,
+        "Lightning's signal handlers end without a checkpoint, and deadlock under DDP",
+    ),
+    "_should_accumulate": (
+        "runtime/signals.py",
+        lambda: trainer().fit_loop,
+        "whether the optimizer has used all gradients, as Lightning sees it",
+    ),
+    "_DummyExperiment": (
+        "runtime/wandb.py",
+        lambda: fabric_logger,
+        "swallows what is logged when W&B cannot start",
+    ),
+    "_experiment": (
+        "runtime/wandb.py",
+        lambda: WandbLogger(),
+        "W&B's run, which may have to be started offline",
+    ),
+    "_offline": ("runtime/wandb.py", lambda: WandbLogger(), "whether it is"),
+    "_wandb_init": (
+        "runtime/wandb.py",
+        lambda: WandbLogger(),
+        "arguments of wandb.init that Lightning does not let through",
+    ),
+}
+"""By name: the file, what has the attribute, and why it is used."""
+
+KEYS = ("_class_path", "_instantiator")
+"""What Lightning's command line adds to the hyperparameters in a checkpoint."""
+
+
+def external_bases(cls):
+    """The classes of other packages that a class inherits from."""
+    return [
+        base
+        for base in cls.__mro__
+        if base.__module__.split(".")[0] in ("lightning", "wandb", "jsonargparse")
+    ]
+
+
+@cache
+def own_private_names(cls):
+    """The private attributes that a class's own source assigns or defines."""
+    tree = ast.parse(inspect.getsource(cls))
+    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return functions | {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+
+
+def is_private(name):
+    return bool(re.fullmatch(r"_[A-Za-z]\w*[A-Za-z0-9]", name))
+
+
+def strings_used_as_names(node):
+    """Strings with which an attribute or a key is looked up, as in ``getattr(x, "_name")``."""
+    if isinstance(node, ast.Subscript):
+        used = [node.slice]
+    elif isinstance(node, ast.Call):
+        function = ast.unparse(node.func).split(".")[-1]
+        used = node.args if function in ("getattr", "setattr", "hasattr", "get", "pop") else []
+    elif isinstance(node, ast.Compare):
+        used = [node.left, *node.comparators]
+    elif isinstance(node, ast.Dict):
+        used = [key for key in node.keys if key is not None]
+    else:
+        used = []
+    yield from (each.value for each in used if isinstance(each, ast.Constant))
+
+
+def private_names(path):
+    """The private names of other packages in a file: attributes, imports, names in strings."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    tree = ast.parse(path.read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("ncsn"):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            if ast.unparse(node.value) not in ("self", "cls", "os"):
+                names |= {node.attr}
+        elif isinstance(node, ast.ClassDef):
+            cls = getattr(importlib.import_module(module), node.name, None)
+            bases = external_bases(cls) if cls else []
+            theirs = set().union(*map(own_private_names, bases))
+            names |= theirs & {
+                getattr(inner, "attr", getattr(inner, "name", None)) for inner in ast.walk(node)
+            }
+        names |= {name for name in strings_used_as_names(node) if isinstance(name, str)}
+    return set(filter(is_private, names))
+
+
+def test_private_attributes_of_other_packages_are_used_where_this_test_says():
+    found = {
+        (name, str(path.relative_to(PACKAGE))) for path in SOURCES for name in private_names(path)
+    }
+    listed = {(name, file) for name, (file, _, _) in PRIVATE.items()}
+    keys = {(name, file) for name, file in found if name in KEYS}
+    assert found - keys == listed
+    assert {file.split("/")[0] for _, file in found} == {"runtime"}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_private_attribute_exists_in_the_installed_version(name):
+    _, owner, why = PRIVATE[name]
+    assert hasattr(owner(), name), f"was written for Lightning 2.6: {why}"
+
+
+def test_private_keys_are_those_of_the_installed_version(trained):
+    checkpoint = torch.load(trained("moons") / "checkpoints/last.ckpt", weights_only=True)
+    stored = checkpoint["hyper_parameters"]
+    assert {name for name in stored if is_private(name)} == set(KEYS)
+    # What Lightning itself would store, and how load_from_checkpoint uses it.
+    instantiator = f"{instantiate_module.__module__}.{instantiate_module.__name__}"
+    assert stored["_instantiator"] == instantiator
+    source = inspect.getsource(importlib.import_module("lightning.pytorch.core.saving"))
+    source += inspect.getsource(importlib.import_module("lightning.pytorch.cli"))
+    assert all(f'"{key}"' in source for key in KEYS)

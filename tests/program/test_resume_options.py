@@ -1,0 +1,97 @@
+"""Training that is resumed with other options: what may change, and what must not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.commands import QUICK, error_line, smoke
+from support.runs import assert_same, load_last
+
+MOONS = smoke("moons")
+RUN = Path("lightning_logs/moons/version_0")
+
+
+def curves(checkpoint):
+    """The losses of all epochs, which the preview keeps for its picture."""
+    (state,) = (state for name, state in checkpoint["callbacks"].items() if "Preview" in name)
+    return state["losses"]
+
+
+def test_resumed_training_continues_where_it_stopped(cli):
+    assert cli("fit", *MOONS) == 0
+    args = ("--ckpt_path", RUN / "checkpoints/last.ckpt", "--trainer.max_epochs", 2)
+    assert cli("fit", *MOONS, *args) == 0
+    assert cli("fit", *MOONS, "--trainer.max_epochs", 2) == 0
+    resumed, straight = (load_last(RUN.parent / f"version_{n}") for n in (1, 2))
+    assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
+    assert [epoch for epoch, _ in curves(resumed)["validation"]] == [1, 2]  # the whole curve
+    for weights in ("state_dict", "current_model_state"):  # averaged, and as trained
+        assert_same(resumed[weights], straight[weights], weights)
+
+
+REFUSED = {
+    "no schedule": (
+        ("--model.lr_scheduler", "null"),
+        "lr_scheduler.class_path=torch.optim.lr_scheduler.StepLR",
+    ),
+    "schedule": (
+        ("--model.lr_scheduler.gamma", "0.5"),
+        "lr_scheduler.gamma=0.95, and the config has 0.5",
+    ),
+    "learning rate": (
+        ("--model.optimizer.lr", "1e-6"),
+        "optimizer.lr=0.005, and the config has 1e-06",
+    ),
+    "optimizer": (("--model.optimizer", "SGD"), "optimizer.class_path=torch.optim.Adam"),
+    "noise level": (("--model.sigma", "0.5"), "sigma=0.1, and the config has 0.5"),
+    "network": (
+        ("--model.network.hidden_dim", "8"),
+        "network.hidden_dim=128, and the config has 8",
+    ),
+}
+
+
+@pytest.fixture
+def run(trained):
+    """The directory of a run, of this test alone."""
+    import shutil
+
+    shutil.copytree(trained("moons"), RUN)
+    return RUN
+
+
+@pytest.mark.parametrize(("options", "before"), REFUSED.values(), ids=REFUSED)
+def test_what_gives_a_checkpoint_its_meaning_must_not_change(run, options, before, cli, capsys):
+    more = ("--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert cli("fit", *MOONS, *more, *options) == 1
+    last = error_line(capsys.readouterr().err)
+    assert f"the checkpoint was trained with model.{before}" in last
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+
+
+def test_a_run_resumes_in_its_directory(run, cli):
+    more = ("--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert cli("fit", *MOONS, *more, *QUICK, "--data.seed", 1) == 0
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+    assert load_last(RUN)["global_step"] == 4
+
+
+def test_a_length_that_was_computed_may_change_with_the_training(cli, capsys):
+    schedule = ("--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", 0.005)
+    fit = ("fit", *MOONS, *QUICK, *schedule, "--model.lr_scheduler_interval", "step")
+    assert cli(*fit) == 0
+    # The schedule of the checkpoint ends with the first training.
+    assert cli(*fit, "--ckpt_path", "last", "--trainer.max_epochs", 2) == 1
+    last = error_line(capsys.readouterr().err)
+    assert "OneCycleLR" in last
+
+
+def test_losses_of_a_resumed_run_are_those_of_its_epochs(cli):
+    every_other = ("--trainer.check_val_every_n_epoch", 2, "--trainer.max_epochs")
+    assert cli("fit", *MOONS, *every_other, 2) == 0
+    checkpoint = RUN / "checkpoints/last.ckpt"  # written before the end of the second epoch
+    assert cli("fit", *MOONS, *every_other, 4, "--ckpt_path", checkpoint) == 0
+    resumed = torch.load(RUN.parent / "version_1/checkpoints/last.ckpt", weights_only=True)
+    assert all(np.isfinite(loss) for _, loss in curves(resumed)["train"])
+    assert "nan" not in (RUN.parent / "version_1/metrics.csv").read_text()

@@ -1,0 +1,166 @@
+"""Classes and functions in a file of the working directory, named on the command line."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from support.commands import QUICK, run_process, smoke
+from support.paths import ROOT
+from support.runs import load_last
+
+DATA = """
+import torch
+
+from ncsn.data.base import InMemoryDataModule, TensorBatches
+
+
+class Ring(InMemoryDataModule):
+    data_shape, data_mean, data_std, data_diameter = (2,), 0.0, 0.7, 2.0
+
+    def __init__(self, batch_size: int, num_points: int = 400):
+        super().__init__(batch_size)
+        self.num_points = num_points
+
+    def load_splits(self):
+        angle = torch.linspace(0, 6.2, self.num_points)
+        points = torch.stack([angle.cos(), angle.sin()], 1)
+        labels = torch.zeros(len(points)).long()
+        splits = {"train": slice(None, None, 2), "val": slice(1, None, 2), "test": slice(1, 9)}
+        return {name: TensorBatches(points[s], labels[s]) for name, s in splits.items()}
+
+
+class Stripes(Ring):
+    data_shape, data_diameter = (3, 8, 8), 20.0
+
+    def load_splits(self):
+        stripes = torch.randint(256, (self.num_points, 3, 1, 8), dtype=torch.uint8)
+        images = stripes.expand(-1, 3, 8, 8).contiguous()
+        labels = torch.zeros(len(images)).long()
+        return dict.fromkeys(("train", "val", "test"), TensorBatches(images, labels))
+"""
+
+PARTS = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ncsn.levels import expand_as, perturb
+from ncsn.networks import ScoreNetwork
+from ncsn.parametrisation import Parametrisation
+from ncsn.random import normal_like
+from ncsn.sampling import LadderSampler
+
+
+class Waves(ScoreNetwork):
+    def __init__(self, width=32):
+        super().__init__()
+        self.waves, self.layer = nn.Linear(3, width), nn.Linear(width, 2)
+
+    def forward(self, x, sigma):
+        return self.layer(self.waves(torch.cat([x, sigma.log()[:, None]], 1)).sin())
+
+
+class Renoise(LadderSampler):
+    def step(self, score, x, sigma, sigma_next, generator):
+        return x + sigma**2 * score(x, sigma) + sigma_next * normal_like(x, generator)
+
+
+class Denoiser(Parametrisation):
+    def __call__(self, network, x, sigma, mean, std):
+        return (network(x, sigma) - x) / expand_as(sigma, x) ** 2
+
+
+def linear(sigma_max, sigma_min, num_levels):
+    return torch.linspace(sigma_max, sigma_min, num_levels)
+
+
+def huber(score, x, sigma, generator=None):
+    x_sigma, z = perturb(x, sigma, generator)
+    return F.huber_loss(expand_as(sigma, x) * score(x_sigma, sigma), -z, reduction="none")
+"""
+
+OPTIONS = {
+    "network": ("--model.network", "own_parts.Waves", "--model.network.width", 16),
+    "sampler": ("--model.sampler", "own_parts.Renoise", "--model.sampler.num_steps", 5),
+    "parametrisation": ("--model.parametrisation", "own_parts.Denoiser"),
+    "ladder": ("--model.ladder", "own_parts.linear"),
+    "objective": ("--model.objective", "own_parts.huber"),
+}
+
+
+def files(run):
+    """The names of the files of a run."""
+    return {path.name for path in (Path("lightning_logs") / run).iterdir()}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes modules in the working directory, which are forgotten after the test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, source in {"own_data": DATA, "own_parts": PARTS}.items():
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        (tmp_path / f"{name}.py").write_text(source)
+
+
+@pytest.fixture
+def try_all_commands(cli, own):
+    """Trains, and uses the checkpoint by all commands; returns the stored config of the fit."""
+
+    def run(config, *options):
+        assert cli("fit", *smoke(config), *options) == 0
+        fit = Path(f"lightning_logs/{config}/version_0")
+        last = ("--config", fit / "config.yaml", "--ckpt_path", fit / "checkpoints/last.ckpt")
+        assert cli("validate", *last) == 0
+        few = ("--num_samples", 20, "--num_likelihood_examples", 2)
+        assert cli("test", *last, *few) == 0
+        assert cli("predict", *last, "--num_samples", 10) == 0
+        assert "evaluation.json" in files(f"{config}/version_2")
+        assert "samples.npz" in files(f"{config}/version_3")
+        return yaml.safe_load((fit / "config.yaml").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize(("data", "config"), [("Ring", "moons_ncsn"), ("Stripes", "digits")])
+def test_an_own_datamodule_replaces_that_of_a_config(data, config, try_all_commands):
+    options = ("--data", f"own_data.{data}", "--data.num_points", 200)
+    stored = try_all_commands(config, *options)
+    assert stored["data"]["class_path"] == f"own_data.{data}"
+    assert stored["data"]["init_args"] == {"batch_size": 8, "num_points": 200}
+
+
+@pytest.mark.parametrize("part", OPTIONS)
+def test_an_own_part_without_annotations_trains_and_samples(part, cli, own):
+    args = (*smoke("moons_ncsn"), *OPTIONS[part])
+    assert cli("fit", *args, *QUICK) == 0
+    # The options of the training once more, instead of its stored config.
+    assert cli("predict", *args, "--ckpt_path", "last", "--num_samples", 10) == 0
+    stored = yaml.safe_load(Path("lightning_logs/moons_ncsn/version_0/config.yaml").read_text())
+    value = stored["model"]["init_args"][part]
+    name = value if isinstance(value, str) else value["class_path"]
+    assert name == OPTIONS[part][1]
+
+
+def test_all_own_parts_together_train_evaluate_and_sample(try_all_commands):
+    parts = [option for options in OPTIONS.values() for option in options]
+    try_all_commands("moons_ncsn", "--data", "own_data.Ring", *parts)
+    samples = np.load("lightning_logs/moons_ncsn/version_3/samples.npz")["samples"]
+    assert samples.shape == (10, 2)
+    checkpoint = load_last(Path("lightning_logs/moons_ncsn/version_0"))
+    assert checkpoint["state_dict"]["network.waves.weight"].shape == (16, 3)
+
+
+def test_the_classes_of_the_readme_train_and_sample(server):
+    readme = (ROOT / "README.md").read_text()
+    source = readme.split("```python\n# my_module.py\n")[1].split("```")[0]
+    Path("my_module.py").write_text(source)
+    command = next(
+        text
+        for text in readme.replace("\\\n", "").split("\n")
+        if text.startswith("python -m ncsn fit") and "my_module.my_objective" in text
+    )
+    options = command.split("--config configs/moons_ncsn.yaml ")[1].split()
+    run_process(server, "fit", *smoke("moons_ncsn"), *options)
+    assert Path("lightning_logs/moons_ncsn/version_0/pictures/samples.png").is_file()

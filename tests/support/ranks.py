@@ -1,0 +1,45 @@
+"""Several processes of one run, which find each other as those of a cluster do."""
+
+import socket
+import time
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_ranks(server, num, args, log, environment=None):
+    """Start all ranks of ``python -m ncsn ARGS`` on this machine, on CPUs (gloo).
+
+    The ranks are told who they are by their environment, so that Lightning starts none itself.
+
+    Args:
+        server: The fixture of that name.
+        num: Number of ranks.
+        args: The command line, without devices and strategy.
+        log: File that the output and the errors of all ranks are appended to.
+        environment: Variables that differ from this process's; None takes one away.
+
+    Returns:
+        A list of :class:`support.processes.Process`, in the order of their ranks.
+    """
+    ranks = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "NODE_RANK": "0",
+        "WORLD_SIZE": str(num),
+    }
+    args = (*args, "--trainer.devices", num, "--trainer.strategy", "ddp")
+    return [
+        server.start(args, log, {**ranks, "LOCAL_RANK": str(rank), **(environment or {})})
+        for rank in range(num)
+    ]
+
+
+def wait_for_ranks(processes, timeout=300):
+    """Wait for all ranks; returns their exit statuses."""
+    end = time.monotonic() + timeout
+    return [process.wait(max(0, end - time.monotonic())) for process in processes]

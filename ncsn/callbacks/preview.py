@@ -65,7 +65,9 @@ class Preview(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree on the directory, which all ranks have to take part in."""
         # Without a logger, the run has no directory.
-        self.enabled = stage == "fit" and bool(self.every_n_epochs and trainer.loggers)
+        trial = getattr(trainer, "fast_dev_run", False)
+        enabled = self.every_n_epochs and trainer.loggers and not trial
+        self.enabled = stage == "fit" and bool(enabled)
         if self.enabled:
             self.directory = Path(trainer.log_dir or "") / "pictures"
             self.start = time.perf_counter()

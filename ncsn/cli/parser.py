@@ -1,6 +1,5 @@
 """LightningCLI for this project: links between data and model, defaults, checkpoints."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,12 +8,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import (
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-    instantiate_module,
-)
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
@@ -33,6 +27,7 @@ from ncsn.runtime import (
     load_checkpoint,
 )
 from ncsn.runtime.resume import WANDB_ID
+from ncsn.runtime.stored_config import accepts, model_from, model_to_store
 
 __all__ = ["CLI", "Command", "Parser"]
 
@@ -166,7 +161,10 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, name the run, and take the model from the checkpoint where that is right."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--config is the path of a text file: {error}") from error
         config = self.config
         if config.name is None:
             config.name = Path(str(config.config[0])).stem if config.config else "run"
@@ -216,11 +214,9 @@ class CLI(LightningCLI):
     def _take_model_from_checkpoint(self, parser: LightningArgumentParser) -> None:
         """Take the model from the checkpoint, and from the user what to do with it."""
         assert self.checkpoint is not None
-        stored = load_checkpoint(self.checkpoint).get("hyper_parameters", {})
-        if "_class_path" not in stored:
+        model = model_from(load_checkpoint(self.checkpoint))
+        if model is None:
             return
-        stored = {name: value for name, value in stored.items() if name != "_instantiator"}
-        model = {"class_path": stored.pop("_class_path"), "dict_kwargs": stored}
         names = ("sampler", "guidance_scale")
         init_args = self.config.model.init_args
         given = {name: init_args[name] for name in names if name in init_args}
@@ -252,21 +248,17 @@ class CLI(LightningCLI):
             self.model.lr_scheduler = naming("model.lr_scheduler", self._schedule())
 
     def _model_config(self) -> dict[str, Any]:
-        """The model's config with its links to the data, as ``load_from_checkpoint`` reads it.
-
-        Lightning's own way stores links that do not apply, too.
-        """
+        """The model's config with its links to the data."""
         config = yaml.safe_load(self.parser.dump(self.config))["model"]
         init_args, shape = config["init_args"], self.datamodule.data_shape
         for name in DATA_LINKS:
-            if _accepts(type(self.model), name):
+            if accepts(type(self.model), name):
                 value = getattr(self.datamodule, name)
                 init_args[name] = list(value) if isinstance(value, tuple) else value
         for name in NETWORK_LINKS:
-            if _accepts(type(self.model.network), name):
+            if accepts(type(self.model.network), name):
                 init_args["network"].setdefault("init_args", {})[name] = shape[0]
-        instantiator = f"{instantiate_module.__module__}.{instantiate_module.__name__}"
-        return {"_class_path": config["class_path"], "_instantiator": instantiator, **init_args}
+        return model_to_store(config["class_path"], init_args)
 
     def _schedule(self) -> Callable[..., Any]:
         """The schedule, as long as the training unless its length is given."""
@@ -277,14 +269,7 @@ class CLI(LightningCLI):
             steps = self.trainer.estimated_stepping_batches
             if computed and steps == float("inf"):
                 raise ValueError("an endless training has no schedule: set trainer.max_epochs")
-            schedule = make(optimizer, **({"total_steps": int(steps)} if computed else {}))
-            end = getattr(schedule, "total_steps", steps)
-            if self.model.lr_scheduler_interval == "step" and steps > end:
-                raise ValueError(
-                    f"{type(schedule).__name__} ends after {end} steps, but training takes "
-                    f"{steps}: leave out its length, or change it along with trainer.max_epochs"
-                )
-            return schedule
+            return make(optimizer, **({"total_steps": int(steps)} if computed else {}))
 
         return make_schedule
 
@@ -334,10 +319,3 @@ def _loggers(config: Namespace) -> list[Namespace]:
     loggers = config.trainer.logger
     loggers = loggers if isinstance(loggers, list) else [loggers]
     return [each for each in loggers if isinstance(each, Namespace)]
-
-
-def _accepts(cls: type, name: str) -> bool:
-    """Whether a class takes an argument, if need be as one that it passes on to its parent."""
-    parameters = inspect.signature(cls).parameters
-    passes_on = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
-    return name in parameters or (passes_on and _accepts(cls.__mro__[1], name))

@@ -44,6 +44,21 @@ class Preflight(Callback):
         if output.shape != x.shape:
             raise ValueError(f"{misfit}: it returns {tuple(output.shape[1:])}")
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that the schedule lasts as long as the training, also when it is resumed.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        steps = trainer.estimated_stepping_batches
+        for config in trainer.lr_scheduler_configs:
+            end = getattr(config.scheduler, "total_steps", steps)
+            if config.interval == "step" and steps > end:
+                raise ValueError(
+                    f"{type(config.scheduler).__name__} ends after {end} steps, but training takes "
+                    f"{steps}: leave out its length, or change it along with trainer.max_epochs"
+                )
+
 
 def auto_values(module: ScoreModule) -> dict[str, float]:
     """What ``auto`` in the config was replaced by, by the name of the option."""

@@ -65,7 +65,8 @@ class Resume(Callback):
         """Repeat a validation that was due after the batch, and count the batch."""
         loop = trainer.fit_loop.epoch_loop
         in_epoch = loop.restarting and loop.batch_progress.current.ready
-        due = in_epoch and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        fetcher: Any = trainer.fit_loop._data_fetcher
+        due = in_epoch and loop._should_check_val_fx(fetcher)
         if self.at_epoch_end and not due:
             loop._batches_that_stepped += 1
         elif due and loop.restarted_on_train_batch_end:

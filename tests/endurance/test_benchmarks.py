@@ -2,8 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 from support.jobs import CHECKPOINT
 from support.paths import OVERLAYS
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """As many threads as cores in each of several processes would wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def test_objectives(capsys):

@@ -72,6 +72,11 @@ def test_a_mistake_gets_one_line_that_names_it(args, hint, cli, capsys):
     assert "usage:" not in output.err + output.out
 
 
+def test_a_config_that_is_no_text_is_refused(cli, capsys, trained):
+    assert cli("fit", "--config", trained("moons") / "checkpoints/last.ckpt") == 1
+    assert "--config is the path of a text file" in error_line(capsys.readouterr().err)
+
+
 def test_an_evaluation_with_nothing_to_evaluate_is_refused(cli, capsys, trained):
     checkpoint = ("--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
     assert cli("test", *MOONS, *checkpoint, "--num_samples", 0) == 1

@@ -41,6 +41,16 @@ PRIVATE = {
         lambda: trainer().fit_loop.epoch_loop,
         "the step under which loggers log; Lightning counts it once too often on load",
     ),
+    "_should_check_val_fx": (
+        "runtime/resume.py",
+        lambda: trainer().fit_loop.epoch_loop,
+        "whether a validation was due after the batch of the checkpoint",
+    ),
+    "_data_fetcher": (
+        "runtime/resume.py",
+        lambda: trainer().fit_loop,
+        "its argument",
+    ),
     "_signal_connector": (
         "runtime/signals.py",
         trainer,

@@ -1,5 +1,6 @@
 """Training that is resumed with other options: what may change, and what must not."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,6 @@ REFUSED = {
 @pytest.fixture
 def run(trained):
     """The directory of a run, of this test alone."""
-    import shutil
-
     shutil.copytree(trained("moons"), RUN)
     return RUN
 
@@ -77,14 +76,15 @@ def test_a_run_resumes_in_its_directory(run, cli):
     assert load_last(RUN)["global_step"] == 4
 
 
-def test_a_length_that_was_computed_may_change_with_the_training(cli, capsys):
+def test_a_schedule_that_was_as_long_as_the_training_ends_with_it(cli, capsys):
     schedule = ("--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", 0.005)
     fit = ("fit", *MOONS, *QUICK, *schedule, "--model.lr_scheduler_interval", "step")
     assert cli(*fit) == 0
-    # The schedule of the checkpoint ends with the first training.
+    before = load_last(RUN)
     assert cli(*fit, "--ckpt_path", "last", "--trainer.max_epochs", 2) == 1
     last = error_line(capsys.readouterr().err)
-    assert "OneCycleLR" in last
+    assert "OneCycleLR ends after 2 steps, but training takes 4" in last
+    assert_same(load_last(RUN)["state_dict"], before["state_dict"])
 
 
 def test_losses_of_a_resumed_run_are_those_of_its_epochs(cli):

@@ -18,7 +18,7 @@ ENDLESS = ("--trainer.max_epochs", 10_000, "--model.lr_scheduler", "null")
 RUNS = Path("lightning_logs/moons")
 CHECKPOINT = Path("checkpoints/last.ckpt")
 EPOCHS, BATCHES = 3, 31
-STEPS = 16 * EPOCHS
+STEPS, EVERY = 16 * EPOCHS, 3  # steps of the optimizer, and between two checkpoints
 
 
 class Job:

@@ -143,7 +143,7 @@ def _serve(path):
     import torch
 
     torch.set_num_threads(1)
-    import ncsn.cli.commands  # noqa: F401
+    import ncsn.cli.commands
     import ncsn.cli.features  # noqa: F401
 
     listener = socket.socket(socket.AF_UNIX)

@@ -1,0 +1,37 @@
+"""The config of a model in its checkpoints, in the form that ``load_from_checkpoint`` reads."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.cli import instantiate_module
+
+__all__ = ["accepts", "model_from", "model_to_store"]
+
+
+def model_to_store(class_path: str, init_args: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a model.
+
+    Lightning's own way stores links between arguments that do not apply, too.
+
+    Args:
+        class_path: The class of the model.
+        init_args: Its arguments, plain data.
+    """
+    instantiator = f"{instantiate_module.__module__}.{instantiate_module.__name__}"
+    return {"_class_path": class_path, "_instantiator": instantiator, **init_args}
+
+
+def model_from(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The model in a checkpoint, as a config names it; None if it was made in Python."""
+    stored = dict(checkpoint.get("hyper_parameters", {}))
+    stored.pop("_instantiator", None)
+    class_path = stored.pop("_class_path", None)
+    return class_path and {"class_path": class_path, "dict_kwargs": stored}
+
+
+def accepts(cls: type, name: str) -> bool:
+    """Whether a class takes an argument, if need be as one that it passes on to its parent."""
+    parameters = inspect.signature(cls).parameters
+    passes_on = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return name in parameters or (passes_on and accepts(cls.__mro__[1], name))

@@ -5,7 +5,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -33,28 +33,24 @@ EXPECTED_WARNINGS = (
 )
 """Warnings of libraries that are true of every run here, and that no user could act on."""
 
+FORMAT = warnings.formatwarning
+
 EXPECTED_MESSAGES = ("💡 Tip", "TPU available", "Loading `train_dataloader`")
 """Messages of Lightning of the same kind."""
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        args: The arguments, by default those of the process.
-    """
+    """Run the command line with the given arguments, by default those of the process."""
     args = sys.argv[1:] if args is None else args
     parser = _Parser(
         prog="ncsn",
         description="Score-based generative models: train them, evaluate them, draw samples.",
         epilog="The options of a command: ncsn COMMAND --help",
     )
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", dest="subcommand", required=True
-    )
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
-    command = parser.parse_args(args[:1]).subcommand
+    command = parser.parse_args(args[:1]).command
     if not {"", str(Path.cwd())} & set(sys.path):  # as `python -m` does, for a user's own classes
         sys.path.insert(0, str(Path.cwd()))
     _quieten_libraries()
@@ -95,16 +91,11 @@ def _compare(args: list[str]) -> None:
     """Put runs side by side: one table of their estimates, one picture of their curves."""
     from ncsn.evaluation.compare import compare
 
+    output = Path("lightning_logs/comparison")
     parser = _Parser(prog="ncsn compare", description=_compare.__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="directories of fits or of tests")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("lightning_logs/comparison"),
-        help="directory for comparison.csv and comparison.png",
-    )
-    options = parser.parse_args(args)
-    compare(options.runs, options.output)
+    parser.add_argument("--output", type=Path, default=output, help="directory of the results")
+    compare(**vars(parser.parse_args(args)))
 
 
 def _quieten_libraries() -> None:
@@ -113,18 +104,11 @@ def _quieten_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
     package = Path(__file__).parents[1]
 
-    def format_warning(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        line: str | None = None,
-    ) -> str:
-        if Path(filename).is_relative_to(package):
-            return f"warning: {message}\n"
-        return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+    def format_warning(message: Any, category: Any, filename: str, *args: Any) -> str:
+        own = Path(filename).is_relative_to(package)
+        return f"warning: {message}\n" if own else FORMAT(message, category, filename, *args)
 
-    warnings.formatwarning = format_warning
+    warnings.formatwarning = format_warning  # type: ignore[assignment]
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith(EXPECTED_MESSAGES)
     )

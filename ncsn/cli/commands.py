@@ -60,9 +60,6 @@ def test(
         num_likelihood_examples: Number of test examples whose log likelihood an NCSN computes, by
             default 1,000 points or 128 images; 0 for none.
         inception: Whether to compute Inception's FID as well, which needs its weights.
-
-    Raises:
-        ValueError: If samples are not finite, or fewer than processes.
     """
     _check_positive("num_samples", num_samples)
     if inception and not isinstance(cli.datamodule.kind, Images):
@@ -95,10 +92,6 @@ def predict(
             classes in turn.
         resume: The directory of an interrupted run with the same settings: the samples in it are
             kept, and the rest goes there too.
-
-    Raises:
-        ValueError: If there are fewer samples than processes, the model has no such class, or
-            ``resume`` has other samples.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         _check_positive(name, value)
@@ -175,8 +168,7 @@ def _log_to_files_only(cli: CLI, resume: Path | None) -> None:
     if resume is not None:
         if not SampleWriter.has_parts(resume):
             raise ValueError(f"--resume {resume} is not the directory of an interrupted predict")
-        cli.trainer.loggers = [CSVLogger(resume.parent, name="", version=resume.name)]
-        cli.allow_overwriting()
-        return
+        csv = CSVLogger(resume.parent, name="", version=resume.name)
+        return cli.log_to(csv, overwrite=True)
     loggers = [each for each in cli.trainer.loggers if not isinstance(each, WandbLogger)]
-    cli.trainer.loggers = loggers or [CSVLogger("lightning_logs", name="predict")]
+    cli.log_to(*(loggers or [CSVLogger("lightning_logs", name="predict")]))

@@ -41,18 +41,9 @@ OUT_OF_MEMORY = (
 
 
 def exit_with(error: BaseException) -> NoReturn:
-    """End the process as an error deserves it.
+    """End the process with one line, or with the traceback of a user's own code.
 
-    ==============================================  ==========================================
-    error                                           what the user sees
-    ==============================================  ==========================================
-    a signal                                        one line; status 128 + its number
-    raised by a class of the user's own             the traceback
-    raised by this package on purpose               its message in one line
-    out of memory, a full disk, a lost rank         one line that says what to change
-    refused by Lightning                            its message in one line
-    anything else                                   one line; the traceback is in a file
-    ==============================================  ==========================================
+    The traceback of what nobody has thought of goes to a file.
     """
     if isinstance(error, Stopped):
         for signum in SIGNALS:  # the first one decides how this ends
@@ -92,21 +83,14 @@ def from_user_code(error: BaseException) -> bool:
 
 def root_cause(error: BaseException) -> BaseException:
     """The error below the messages of jsonargparse and Lightning."""
-    while _innermost_module(error).split(".")[0] in ("jsonargparse", "lightning"):
-        deeper = error.__cause__ or error.__context__
-        if deeper is None:
-            break
-        error = deeper
-    return error
+    deeper = error.__cause__ or error.__context__
+    if deeper is None or not _raised_in(error)[0].startswith(("jsonargparse", "lightning")):
+        return error
+    return root_cause(deeper)
 
 
 def naming(option: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose errors name the option that it belongs to.
-
-    Args:
-        option: The option, such as ``model.optimizer``.
-        function: Raises ``TypeError`` or ``ValueError`` for bad arguments.
-    """
+    """A function whose errors name the option it belongs to, such as ``model.optimizer``."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -120,13 +104,12 @@ def naming(option: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _raised_by_this_package(error: BaseException) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, DELIBERATE) and frame.f_code.co_filename.startswith(PACKAGE)
+    return isinstance(error, DELIBERATE) and _raised_in(error)[1].startswith(PACKAGE)
 
 
-def _innermost_module(error: BaseException) -> str:
-    """The module that raised an error."""
-    name = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        name = frame.f_globals["__name__"]
-    return name
+def _raised_in(error: BaseException) -> tuple[str, str]:
+    """The module and the file that raised an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return (
+        (frames[-1].f_globals["__name__"], frames[-1].f_code.co_filename) if frames else ("", "")
+    )

@@ -10,6 +10,7 @@ new version.
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -37,25 +38,12 @@ class FeatureClassifier(pl.LightningModule):
     Args:
         name: The data set, which decides the network's size.
         lr: The largest learning rate.
-        degrees: Largest rotation.
-        translate: Largest translation, as a share of the image's size.
-        scale: Largest change of size, as a share.
     """
 
-    def __init__(
-        self,
-        name: FeatureName = "mnist",
-        lr: float = 3e-3,
-        degrees: float = 10.0,
-        translate: float = 0.1,
-        scale: float = 0.1,
-    ) -> None:
+    def __init__(self, name: FeatureName = "mnist", lr: float = 3e-3) -> None:
         super().__init__()
         self.network = FeatureNetwork(SHIPPED[name].image_size, SHIPPED[name].widths)
-        self.lr = lr
-        self.augment = RandomAffine(
-            degrees, (translate, translate), (1 - scale, 1 + scale), fill=-1.0
-        )
+        self.lr, self.augment = lr, RandomAffine(10, (0.1, 0.1), (0.9, 1.1), fill=-1.0)
         self.loss = nn.CrossEntropyLoss(label_smoothing=0.1)
         self.accuracy = MulticlassAccuracy(10, average="micro")
 
@@ -74,19 +62,15 @@ class FeatureClassifier(pl.LightningModule):
         stage = "test" if self.trainer.testing else "val"
         self.log(f"{stage}/accuracy", self.accuracy, prog_bar=True)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The accuracy."""
-        self.validation_step(batch, batch_idx)
+    test_step = validation_step
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the one-cycle schedule over the whole training."""
         optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        scheduler: Any = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 class FeaturesCLI(LightningCLI):
@@ -104,11 +88,7 @@ class FeaturesCLI(LightningCLI):
 
 
 def train_features(args: list[str]) -> None:
-    """Run ``ncsn features``.
-
-    Args:
-        args: A command of LightningCLI, and its options.
-    """
+    """Run ``ncsn features`` with a command of LightningCLI and its options."""
     FeaturesCLI(
         FeatureClassifier,
         InMemoryDataModule,

@@ -97,18 +97,12 @@ class CLI(LightningCLI):
     Args:
         args: The options.
         command: The command, whose own options are added; by default, none.
-
-    Attributes:
-        options: The values of the command's own options.
-        checkpoint: The checkpoint of ``--ckpt_path``, or None.
-        run: The directory of the run that is resumed in place, or None.
     """
 
     def __init__(self, args: list[str], command: Command | None = None) -> None:
-        self.command = command
-        self.checkpoint: Path | None = None
-        self.run: Path | None = None
-        name = command.__name__ if command else ""
+        self.command, name = command, command.__name__ if command else ""
+        self.checkpoint: Path | None = None  # of --ckpt_path
+        self.run: Path | None = None  # the directory of the run that is resumed in place
         super().__init__(
             ScoreModule,
             InMemoryDataModule,
@@ -228,11 +222,7 @@ class CLI(LightningCLI):
     # ---- objects -----------------------------------------------------------------------------
 
     def instantiate_classes(self) -> None:
-        """Make the objects of the config; errors are shown without the layers above them.
-
-        Raises:
-            ValueError: If a class refuses its arguments.
-        """
+        """Make the objects of the config; errors are shown without the layers above them."""
         try:
             super().instantiate_classes()
         except Exception as error:
@@ -304,14 +294,14 @@ class CLI(LightningCLI):
             elif isinstance(logger, WandbLogger) and (run / WANDB_ID).is_file():
                 logger = type(logger)(**{**args, "id": (run / WANDB_ID).read_text()})
             loggers.append(logger)
-        self.trainer.loggers = loggers
-        self.allow_overwriting()
+        self.log_to(*loggers, overwrite=True)
 
-    def allow_overwriting(self) -> None:
-        """Let config.yaml be written again."""
+    def log_to(self, *loggers: Logger, overwrite: bool = False) -> None:
+        """Replace the loggers; the first decides where config.yaml goes, if need be again."""
+        self.trainer.loggers = list(loggers)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveConfig):
-                callback.overwrite = True
+                callback.overwrite = overwrite
 
 
 def _loggers(config: Namespace) -> list[Namespace]:

@@ -17,12 +17,7 @@ class Preflight(Callback):
     """Tries the network on the data before a fit, and says what ``auto`` was replaced by."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check the network.
-
-        Raises:
-            ValueError: If the network does not take or does not return the shape of the data, or
-                has fewer classes than the data.
-        """
+        """Refuse a network that does not fit the shape or the classes of the data."""
         if stage != "fit":
             return  # the checkpoint has been compared with the data
         module, data = cast(ScoreModule, pl_module), cast(Any, trainer).datamodule
@@ -45,18 +40,15 @@ class Preflight(Callback):
             raise ValueError(f"{misfit}: it returns {tuple(output.shape[1:])}")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check that the schedule lasts as long as the training, also when it is resumed.
-
-        Raises:
-            ValueError: If it does not.
-        """
+        """Refuse a schedule that ends before the training, also when it is resumed."""
         steps = trainer.estimated_stepping_batches
         for config in trainer.lr_scheduler_configs:
             end = getattr(config.scheduler, "total_steps", steps)
             if config.interval == "step" and steps > end:
+                name = type(config.scheduler).__name__
                 raise ValueError(
-                    f"{type(config.scheduler).__name__} ends after {end} steps, but training takes "
-                    f"{steps}: leave out its length, or change it along with trainer.max_epochs"
+                    f"{name} ends after {end} steps, but training takes {steps}: leave out its "
+                    "length, or change it along with trainer.max_epochs"
                 )
 
 

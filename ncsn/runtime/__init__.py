@@ -1,7 +1,6 @@
 """What keeps a run alive: checkpoints, resuming, signals, lost ranks, W&B, memory.
 
-Everything here is about processes and files, and nothing about the method. Private attributes of
-Lightning and W&B are touched here alone; ``tests/program/test_private.py`` names each of them.
+Private attributes of Lightning and W&B, named in ``tests/program/test_private.py``, stay here.
 """
 
 from ncsn.runtime.checkpoints import DurableCheckpointIO, find_last_checkpoint, load_checkpoint

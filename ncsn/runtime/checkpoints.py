@@ -15,28 +15,20 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 __all__ = ["LAST", "DurableCheckpointIO", "checksum", "find_last_checkpoint", "load_checkpoint"]
 
-LAST = "last.ckpt"
-"""The checkpoint from which a run resumes."""
-
-PREVIOUS = "last.previous.ckpt"
-"""The one before, in case the last is damaged."""
+LAST = "last.ckpt"  # from which a run resumes
+PREVIOUS = "last.previous.ckpt"  # the one before, in case the last is damaged
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
     """Writes a temporary file, syncs it, and then replaces the target; verifies what it reads.
 
-    Whatever happens while a checkpoint is written, such as a full disk or a power failure, the
-    previous one of that name stays intact. Of ``last.ckpt``, the one before is kept too.
+    So a full disk or a power failure leaves the previous file intact; that of LAST is also kept.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Write a checkpoint; raises ``OSError`` if it cannot be written."""
         if not _is_local_file_protocol(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
@@ -64,40 +56,34 @@ class DurableCheckpointIO(TorchCheckpointIO):
             finally:
                 os.close(directory)
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """See :func:`load_checkpoint`."""
         return load_checkpoint(path)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU, running nothing that it might contain.
-
-    Raises:
-        ValueError: If there is no such file, if it is damaged, or not a checkpoint.
-    """
+    """Read a checkpoint to the CPU; run nothing that it contains; ``ValueError`` if unreadable."""
+    given = f"--ckpt_path {path}"
     if not Path(path).is_file():
-        raise ValueError(f"--ckpt_path {path} is not a file: give that of a checkpoint")
+        raise ValueError(f"{given} is not a file: give that of a checkpoint")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"--ckpt_path {path} is not a checkpoint, or only a part of one")
+        raise ValueError(f"{given} is not a checkpoint, or only a part of one")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares the check sums
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"the check sum of {damaged} is wrong")
+            if (damaged := archive.testzip()) is not None:  # compares the check sums
+                raise zipfile.BadZipFile(f"the check sum of {damaged} is wrong")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"--ckpt_path {path} holds more than tensors and plain data, "
-            "and to load it could run whatever its author wanted: refused"
+            f"{given} holds more than tensors and plain data, and to load it could run whatever "
+            "its author wanted: refused"
         ) from error
     except OSError as error:
-        raise ValueError(f"--ckpt_path {path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{given} cannot be read: {error.strerror}") from error
     except Exception as error:  # whatever foreign bytes may raise
-        raise ValueError(f"--ckpt_path {path} is damaged ({error}): give another one") from error
+        raise ValueError(f"{given} is damaged ({error}): give another one") from error
     if not (isinstance(checkpoint, dict) and "state_dict" in checkpoint):
-        raise ValueError(f"--ckpt_path {path} is not a checkpoint: it has no state_dict")
+        raise ValueError(f"{given} is not a checkpoint: it has no state_dict")
     return checkpoint
 
 
@@ -108,29 +94,21 @@ def checksum(path: str | Path) -> str:
 
 
 def find_last_checkpoint(runs: Path) -> Path | None:
-    """The newest readable checkpoint of the run that saved last.
+    """The last readable checkpoint of the run in ``runs/*/checkpoints`` that saved last.
 
-    Args:
-        runs: Directory that holds the runs: ``version_N/checkpoints/last.ckpt``.
-
-    Returns:
-        Its path, or None if no run has saved one.
-
-    Raises:
-        ValueError: If the last checkpoint of that run and the one before are damaged.
+    None if no run has saved one; raises ``ValueError`` if all of that run are damaged.
     """
     found = [path for name in (LAST, PREVIOUS) for path in runs.glob(f"*/checkpoints/{name}")]
     if not found:
         return None
     newest = max(found, key=lambda path: path.stat().st_mtime).parent
     failures: list[ValueError] = []
-    for path in (newest / LAST, newest / PREVIOUS):
-        if path in found:
-            try:
-                load_checkpoint(path)
-            except ValueError as error:
-                failures.append(error)
-                continue
+    for path in (path for path in found if path.parent == newest):  # LAST comes first
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            failures.append(error)
+        else:
             if failures:
                 rank_zero_warn(f"{failures[0]}. Resuming from the one before it, {path}")
             return path

@@ -16,9 +16,8 @@ __all__ = ["halve_when_out_of_memory", "keep_freed_memory"]
 def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors instead of returning it to the system.
 
-    Otherwise every training step on a CPU asks for its activations again, and pays for each of
-    their pages: ``tests/benchmarks/training_speed.py`` measures what this saves. Other systems'
-    allocators are left alone.
+    Otherwise every training step on a CPU pays for the pages of its activations again:
+    ``tests/benchmarks/training_speed.py`` measures it. Other allocators are left alone.
     """
     if platform.libc_ver()[0] == "glibc":
         m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
@@ -29,19 +28,12 @@ def keep_freed_memory() -> None:
 
 
 def halve_when_out_of_memory(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Have a function draw fewer samples at a time when the memory does not suffice.
+    """Have a function, such as ``ScoreModule.draw``, draw fewer samples at a time if need be.
 
-    Args:
-        draw: Called as ``draw(start, stop, label, **kwargs)``, as
-            :meth:`ncsn.modules.ScoreModule.draw`.
-
-    Returns:
-        The same, which raises ``MemoryError`` if not even one sample fits into the memory.
+    It then raises ``MemoryError`` if not even one sample fits into the memory.
     """
 
-    def draw_in_halves(
-        start: int, stop: int, label: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
+    def halved(start: int, stop: int, label: Tensor | None = None, **kwargs: Any) -> Tensor:
         try:
             return draw(start, stop, label, **kwargs)
         except RuntimeError as error:
@@ -54,11 +46,8 @@ def halve_when_out_of_memory(draw: Callable[..., Tensor]) -> Callable[..., Tenso
             raise MemoryError("there is not enough memory for a single sample")
         warnings.warn(f"out of memory: drawing {half} samples at a time", stacklevel=2)
         first, rest = (None, None) if label is None else (label[:half], label[half:])
-        return torch.cat(
-            [
-                draw_in_halves(start, start + half, first, **kwargs),
-                draw_in_halves(start + half, stop, rest, **kwargs),
-            ]
-        )
+        middle = start + half
+        parts = [halved(start, middle, first, **kwargs), halved(middle, stop, rest, **kwargs)]
+        return torch.cat(parts)
 
-    return draw_in_halves
+    return halved

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,29 +14,23 @@ from ncsn.runtime.checkpoints import load_checkpoint
 
 __all__ = ["WANDB_ID", "Resume", "check_same_data", "check_same_model", "keep_metrics"]
 
-WANDB_ID = "wandb_id.txt"
-"""In the directory of a run: W&B's identifier of the run."""
-
+WANDB_ID = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
 FIXED_ARGUMENTS = (
     *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),
     *("optimizer", "lr_scheduler", "lr_scheduler_interval"),
-)
-"""Arguments of the model that give the state in a checkpoint its meaning, or are part of it."""
+)  # of the model, which give the state in a checkpoint its meaning, or are part of it
 
 
 class Resume(Callback):
     """Corrects the progress in a checkpoint, so that a run resumes where it was interrupted.
 
-    - Batches whose gradients were accumulated, but are not in the checkpoint, are taken again.
-    - A validation that was due after the batch is repeated, and so is the end of the epoch after
-      its last batch. Lightning would skip both and lose count of epochs.
+    Batches whose accumulated gradients were not saved are taken again. A validation that was due
+    and the end of an epoch are repeated: Lightning would skip both and lose count of epochs.
     """
 
     at_epoch_end = False
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Correct the progress that Lightning is about to restore."""
         if trainer.state.fn != TrainerFn.FITTING or "loops" not in checkpoint:
             return
@@ -61,7 +54,7 @@ class Resume(Callback):
                 counts.update(ready=1, started=1, processed=0, completed=0)
             validation["is_last_batch"] = False
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Repeat a validation that was due after the batch, and count the batch."""
         loop = trainer.fit_loop.epoch_loop
         in_epoch = loop.restarting and loop.batch_progress.current.ready
@@ -71,21 +64,21 @@ class Resume(Callback):
             loop._batches_that_stepped += 1
         elif due and loop.restarted_on_train_batch_end:
             loop.batch_progress.increment_completed()
-            validation = loop.val_loop.batch_progress
-            validation.reset()
-            validation.increment_ready()
-            validation.increment_started()
+            repeat_validation(trainer)
             loop.update_restart_stage()
         self.at_epoch_end = False
 
 
-def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
-    """Refuse a checkpoint that was trained on other data.
+def repeat_validation(trainer: Trainer) -> None:
+    """Have Lightning see a validation of a fit as interrupted at its start."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress.reset()
+    progress.increment_ready()
+    progress.increment_started()
 
-    Raises:
-        ValueError: If the shapes of the data differ, or the data from which ``auto`` took the
-            noise levels.
-    """
+
+def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
+    """Raise ``ValueError`` for data of another shape, or of another ``auto`` noise level."""
     stored = checkpoint.get("hyper_parameters", {})
     shape = tuple(stored.get("data_shape", module.data_shape))
     if shape != module.data_shape:
@@ -103,15 +96,7 @@ def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
 
 
 def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
-    """Refuse to resume with another network, ladder, optimizer or schedule.
-
-    Args:
-        checkpoint: The checkpoint.
-        hparams: Arguments of the model that is to continue.
-
-    Raises:
-        ValueError: If they differ from those in the checkpoint.
-    """
+    """Raise ``ValueError`` for another network, ladder, optimizer or schedule."""
     stored = checkpoint.get("hyper_parameters", {})
     for name in FIXED_ARGUMENTS if stored and hparams else ():
         before, now = (dict(_leaves(each.get(name), name)) for each in (stored, hparams))
@@ -128,11 +113,9 @@ def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) 
 def keep_metrics(logger: CSVLogger, checkpoint: Path) -> None:
     """Keep the metrics of the steps before a checkpoint, which a new writer would delete."""
     path = Path(logger.log_dir) / "metrics.csv"
-    global_step = load_checkpoint(checkpoint)["global_step"]
-    rows: list[Any] = []
-    if path.is_file():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < global_step]
+    stop = load_checkpoint(checkpoint)["global_step"]
+    lines = path.read_text().splitlines() if path.is_file() else []
+    rows: list[Any] = [row for row in csv.DictReader(lines) if int(row["step"]) < stop]
     logger.experiment.metrics.extend(rows)
     logger.save()
 

@@ -1,40 +1,33 @@
 """Signals end a run with a checkpoint on all ranks.
 
 A signal handler may only set a flag: a step is in progress, and other ranks wait for this one in
-collectives. All ranks agree on the flag before a training step. After that step they save a
-checkpoint and leave together. A rank that waits in a collective runs no Python, and relies on a
-thread instead: see :mod:`ncsn.runtime.watch`.
+collectives. All ranks agree on the flag before a training step, save a checkpoint after it, and
+leave together. For a rank that waits in a collective, see :mod:`ncsn.runtime.watch`.
 """
 
 import os
 import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ncsn.runtime.checkpoints import LAST
+from ncsn.runtime.resume import repeat_validation
 from ncsn.runtime.watch import GRACE, LOST, Watch
 
 __all__ = ["SIGNALS", "GracefulStop", "Stopped"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
 HOW_TO_RESUME = f"resume with --ckpt_path {LAST.removesuffix('.ckpt')}"
 
 
 class Stopped(Exception):
-    """A signal has ended the run.
-
-    Args:
-        signum: The number of the signal.
-        advice: How to resume, if that is possible.
-    """
+    """A signal has ended the run; ``advice`` says how to resume, if that is possible."""
 
     def __init__(self, signum: int, advice: str = "") -> None:
         super().__init__(signum, advice)
@@ -47,23 +40,18 @@ class Stopped(Exception):
 class GracefulStop(Checkpoint):
     """Ends a fit on SIGTERM, SIGINT and SIGUSR1 after the current step, with ``last.ckpt``.
 
-    All else that is running ends at once. The exit status is 128 plus the signal's number, on all
-    ranks, whichever of them was sent the signal. It is a ``Checkpoint`` so that Lightning calls it
-    after all that changes the state of a step, like the average of the weights.
+    All else ends at once. The exit status is 128 plus the signal's number, on all ranks. It is a
+    ``Checkpoint`` so that Lightning calls it after what changes a step's state, like the average.
     """
 
     def __init__(self) -> None:
-        self.signum = 0
-        self.agreed = 0
+        self.signum = self.agreed = 0
         self._advice: str | None = None
         self._watch: Watch | None = None
         self._previous: dict[int, Any] = {}
-        self._fitting = False
-        self._first_signal = float("inf")
+        self._fitting, self._first_signal = False, float("inf")
 
-    # ---- Lightning's hooks -------------------------------------------------------------------
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the signals, and start watching the other ranks."""
         # Lightning's own handlers end without a checkpoint, and deadlock under DDP.
         setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
@@ -73,87 +61,47 @@ class GracefulStop(Checkpoint):
             self._watch = Watch(self, SIGNALS, getattr(trainer.strategy.launcher, "procs", []))
             self._watch.start()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Leave if the last step has been saved; agree on whether this one is the last.
-
-        Raises:
-            Stopped: If there was a signal.
-        """
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Leave if the last step has been saved; agree on whether this one is the last."""
         if self._advice is not None:  # only now has Lightning logged that step
             raise Stopped(self.agreed, self._advice)
         self.agreed = self._agree(trainer)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Save the last step, once the optimizer has used all gradients.
-
-        After the last step of an epoch comes a validation, which stops by itself.
-        """
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save the last step, once the optimizer has used all gradients."""
         if trainer.world_size == 1:
             self.agreed = self.signum
         loop = trainer.fit_loop
+        # After the last step of an epoch comes a validation, which stops by itself.
         last_of_epoch = loop.epoch_loop.batch_progress.is_last_batch
         if self.agreed and not loop._should_accumulate() and not last_of_epoch:
             self._advice = self._save(trainer)
 
-    def on_validation_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Leave a validation at once.
-
-        Raises:
-            Stopped: If there was a signal.
-        """
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Leave a validation at once."""
         if self._fitting and (signum := self._agree(trainer)):
             raise Stopped(signum)
 
-    def on_sampling_step(self, trainer: pl.Trainer) -> None:
-        """Leave a sampling at once, which one rank does while the others wait for it.
-
-        Raises:
-            Stopped: If there was a signal.
-        """
+    def on_sampling_step(self, trainer: Trainer) -> None:
+        """Leave a sampling at once, which one rank does while the others wait for it."""
         if self.signum:
             raise Stopped(self.signum)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, _: Any, exception: Any) -> None:
         """Save what a stopped validation has not; leave the other ranks."""
-        stopped = isinstance(exception, Stopped)
-        if isinstance(exception, Stopped) and self._fitting and trainer.validating:
-            # The training is as it was after the last step; the validation will be repeated.
-            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-            progress.reset()
-            progress.increment_ready()
-            progress.increment_started()
+        stopped_fit = isinstance(exception, Stopped) and self._fitting
+        if stopped_fit and trainer.validating:
+            repeat_validation(trainer)  # the training is as it was after the last step
             exception.advice = self._save(trainer)
         if self._watch is not None:
             # When a rank is lost, collectives fail on the others.
             if isinstance(exception, RuntimeError) and self._watch.lost.wait(GRACE):
                 exception.add_note(self.lost_message())
             # Only ranks of a fit have agreed on where they stop; others may be in a collective.
-            self._watch.close(together=stopped and self._fitting)
+            self._watch.close(together=stopped_fit)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Wait for the other ranks, and give the signals back.
-
-        Raises:
-            Stopped: If there was a signal, to any rank.
-        """
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for the other ranks, and give the signals back."""
         if self._watch is not None:
             self._watch.close(together=True)
         for signum, handler in self._previous.items():
@@ -161,13 +109,11 @@ class GracefulStop(Checkpoint):
         if self.signum:
             raise Stopped(self.signum)
 
-    # ---- helpers -----------------------------------------------------------------------------
-
     def lost_message(self) -> str:
         """What to say when another rank is lost."""
         return f"{LOST}. When that is fixed, {HOW_TO_RESUME}" if self._fitting else LOST
 
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, _: Any) -> None:
         if signum == signal.SIGINT and time.monotonic() > self._first_signal + 2:
             os._exit(128 + signum)  # the user insists
         self._first_signal = min(self._first_signal, time.monotonic())
@@ -175,7 +121,7 @@ class GracefulStop(Checkpoint):
         if not self._fitting:
             raise Stopped(self.signum)
 
-    def _agree(self, trainer: pl.Trainer) -> int:
+    def _agree(self, trainer: Trainer) -> int:
         """A signal that any rank has received, the same on all of them, or 0."""
         if trainer.world_size == 1:
             return self.signum
@@ -184,13 +130,10 @@ class GracefulStop(Checkpoint):
         return int(trainer.strategy.reduce(signum, reduce_op="max"))
 
     @staticmethod
-    def _save(trainer: pl.Trainer) -> str:
+    def _save(trainer: Trainer) -> str:
         """Write the checkpoint to the run's directory; returns how to resume from it."""
-        directories = [
-            callback.dirpath
-            for callback in trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath
-        ]
+        callbacks = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        directories = [callback.dirpath for callback in callbacks if callback.dirpath]
         if not directories or trainer.sanity_checking or not trainer.global_step:
             return ""
         path = Path(directories[0]) / LAST

@@ -10,14 +10,7 @@ __all__ = ["accepts", "model_from", "model_to_store"]
 
 
 def model_to_store(class_path: str, init_args: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of a model.
-
-    Lightning's own way stores links between arguments that do not apply, too.
-
-    Args:
-        class_path: The class of the model.
-        init_args: Its arguments, plain data.
-    """
+    """The hyperparameters of a model; Lightning would store links that do not apply, too."""
     instantiator = f"{instantiate_module.__module__}.{instantiate_module.__name__}"
     return {"_class_path": class_path, "_instantiator": instantiator, **init_args}
 

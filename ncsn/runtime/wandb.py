@@ -29,9 +29,8 @@ def offline_reason(timeout: float = 3.0) -> str | None:
 class WandbLogger(LightningWandbLogger):
     """Lightning's W&B logger, made safe to leave on.
 
-    Without an API key or a network it runs offline and says once how to upload the run later;
-    ``WANDB_MODE`` in the environment has its usual effect. A fault inside W&B is reported once and
-    ends the logging to W&B, not the training.
+    Without an API key or a network it runs offline and says once how to upload the run later.
+    ``WANDB_MODE`` has its usual effect. A fault of W&B ends the logging to it, not the training.
 
     Args:
         project: The W&B project.
@@ -57,47 +56,30 @@ class WandbLogger(LightningWandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """W&B's run, offline if it has to be."""
-        if self._experiment is None:
-            os.makedirs(self.save_dir or ".", exist_ok=True)
-            mode = os.environ.get("WANDB_MODE") or "online"
-            if mode == "online" and not self._offline:
-                os.environ.pop("WANDB_MODE", None)
-                reason = offline_reason()
-                if reason is None:
-                    try:
-                        self._wandb_init["settings"] = {"init_timeout": 15}
-                        return super().experiment
-                    except Exception as error:  # a refused key, a server that hangs, ...
-                        reason = f"it could not be started online ({error})"
-                self._start_offline(reason)
-            else:
-                self._try_to_start()
-        return self._experiment
-
-    def _start_offline(self, reason: str) -> None:
-        self._offline = True
-        self._wandb_init["settings"] = {"silent": True}  # it would say the same in five lines
-        self._try_to_start()
-        if not self.failed:
-            directory = Path(self._experiment.dir).parent  # type: ignore[union-attr]
-            rank_zero_warn(
-                f"W&B runs offline: {reason}. To upload the run later: wandb sync {directory}"
-            )
-
-    def _try_to_start(self) -> None:
+        if self._experiment is not None:
+            return self._experiment
+        os.makedirs(self.save_dir or ".", exist_ok=True)
+        reason = None
+        if not self._offline and (os.environ.get("WANDB_MODE") or "online") == "online":
+            os.environ.pop("WANDB_MODE", None)
+            reason = offline_reason()
+            if reason is None:
+                try:
+                    self._wandb_init["settings"] = {"init_timeout": 15}
+                    return super().experiment
+                except Exception as error:  # a refused key, a server that hangs, ...
+                    reason = f"it could not be started online ({error})"
+            self._offline = True
+            self._wandb_init["settings"] = {"silent": True}  # it would say the same in five lines
         try:
-            _ = super().experiment
+            run: Any = super().experiment
         except Exception as error:  # whatever W&B may raise: training is worth more
             self._give_up(error)
-            self._experiment = _DummyExperiment()  # type: ignore[assignment]
-
-    def _guard(self, log: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        if self.failed:
-            return
-        try:
-            log(*args, **kwargs)
-        except Exception as error:  # as in _try_to_start
-            self._give_up(error)
+            self._experiment = run = _DummyExperiment()  # type: ignore[assignment]
+        if reason and not self.failed:
+            upload = f"wandb sync {Path(run.dir).parent}"
+            rank_zero_warn(f"W&B runs offline: {reason}. To upload the run later: {upload}")
+        return run
 
     def _give_up(self, error: Exception) -> None:
         self.failed = True
@@ -108,12 +90,15 @@ class WandbLogger(LightningWandbLogger):
 
 
 def _guarded(name: str) -> Callable[..., None]:
-    """A method of Lightning's logger whose faults are reported once."""
-
     def log(self: WandbLogger, *args: Any, **kwargs: Any) -> None:
-        self._guard(getattr(super(WandbLogger, self), name), *args, **kwargs)
+        """As Lightning's own, but a fault is reported once, and ends the logging to W&B."""
+        if self.failed:
+            return
+        try:
+            getattr(super(WandbLogger, self), name)(*args, **kwargs)
+        except Exception as error:  # as in experiment
+            self._give_up(error)
 
-    log.__doc__ = f"See :meth:`lightning.pytorch.loggers.WandbLogger.{name}`."
     return log
 
 

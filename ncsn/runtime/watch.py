@@ -13,52 +13,34 @@ import socket
 import sys
 import threading
 from datetime import timedelta
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 
 __all__ = ["GRACE", "LOST", "Watch"]
 
-TIMEOUT = timedelta(seconds=40)
-"""A rank that has not answered for so long is lost."""
-
-GRACE = 5.0
-"""Seconds in which a rank may report its own error after another is lost."""
-
+TIMEOUT = timedelta(seconds=40)  # a rank that has not answered for so long is lost
+GRACE = 5.0  # seconds in which a rank may report its own error after another is lost
 LOST = (
     f"another process of this job has died, or has not answered for {TIMEOUT.seconds} s; its own "
     "messages say why"
 )
 
 
-class Flag(Protocol):
-    """Where a signal is noted."""
-
-    signum: int
-
-    def lost_message(self) -> str:
-        """What to say when another rank is lost."""
-        ...
-
-
 class Watch(threading.Thread):
-    """Passes a signal to one rank on to all, and ends this rank when another is lost.
+    """Passes one of ``signals`` to a rank on to all; ends this rank when another is lost.
 
-    Args:
-        stop: Where a signal is noted.
-        signals: The signals that are passed on.
-        children: Processes of other ranks that this one has started.
+    ``stop`` is the ``GracefulStop`` of this rank, ``children`` those that this one has started.
     """
 
-    def __init__(self, stop: Flag, signals: tuple[int, ...], children: list[Any]) -> None:
+    def __init__(self, stop: Any, signals: tuple[int, ...], children: list[Any]) -> None:
         super().__init__(name="watch", daemon=True)
         self._flag, self._signals = stop, signals
         # Lightning kills this process when one of them ends, even in good order.
         self._children = children.copy()
         children.clear()
-        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
-        self._group = cast(dist.ProcessGroup, group)
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=TIMEOUT))
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, (platform.node(), os.getpid()), self._group)
         self._parent = os.getppid() if (platform.node(), os.getppid()) in ranks else None
@@ -92,14 +74,10 @@ class Watch(threading.Thread):
 
     def close(self, *, together: bool) -> None:
         """Stop watching; wait for the other ranks to do so if ``together``."""
-        if together:
-            self._finished.set()
-            self.join()
-        else:
-            if self._flag.signum:
-                self._passed_on.wait(GRACE)
-            self._failed.set()
-            self.join(GRACE)  # Python must not end while it is in a collective
+        if not together and self._flag.signum:
+            self._passed_on.wait(GRACE)
+        (self._finished if together else self._failed).set()
+        self.join(None if together else GRACE)  # Python must not end while it is in a collective
         signal.set_wakeup_fd(-1)
 
     def _end(self) -> None:
@@ -107,8 +85,7 @@ class Watch(threading.Thread):
         if self._failed.wait(GRACE):
             return
         if not self._flag.signum:
-            sys.stderr.write(f"error: {self._flag.lost_message()}\n")
-            sys.stderr.flush()
+            print(f"error: {self._flag.lost_message()}", file=sys.stderr, flush=True)
         for child in self._children:
             child.kill()
         if self._parent is not None and self._parent == os.getppid():

@@ -75,15 +75,6 @@ from torch.nn import functional as F
 from ncsn.levels import ScoreFunction, expand_as
 from ncsn.random import Generator, normal_like
 
-__all__ = [
-    "GaussianDiffusion",
-    "IsotropicGaussian",
-    "ddpm",
-    "variance_exploding",
-    "variance_preserving",
-    "variance_preserving_cosine",
-]
-
 
 class IsotropicGaussian(NamedTuple):
     """An isotropic Gaussian for each example: N(mean, variance · I).

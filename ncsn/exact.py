@@ -25,8 +25,6 @@ from ncsn.levels import expand_as
 from ncsn.networks.base import ScoreNetwork
 from ncsn.random import normal_like
 
-__all__ = ["Empirical", "ExactScore", "Gaussian", "GaussianMixture", "TwoMoons"]
-
 Numbers = Sequence[float] | Tensor
 
 

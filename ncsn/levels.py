@@ -24,20 +24,6 @@ from torch import Tensor
 
 from ncsn.random import Generator, normal_like
 
-__all__ = [
-    "Ladder",
-    "Rho",
-    "ScoreFunction",
-    "descend",
-    "expand_as",
-    "geometric",
-    "langevin_step_size",
-    "largest_distance",
-    "log_normal_probabilities",
-    "noise_level_ratio",
-    "perturb",
-]
-
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``score(x, sigma)``: x of shape (batch, *event), sigma of shape (batch,), result like x."""
 

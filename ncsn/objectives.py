@@ -94,15 +94,6 @@ from torch import Tensor
 from ncsn.levels import ScoreFunction, expand_as, perturb
 from ncsn.random import Generator, normal_like
 
-__all__ = [
-    "Objective",
-    "ScoreFunction",
-    "denoising_score_matching",
-    "implicit_score_matching",
-    "score_and_divergence",
-    "sliced_score_matching",
-]
-
 Objective: TypeAlias = Callable[..., Any]
 """``objective(score, x, sigma, generator=...)``: the loss of each element, of the shape of x."""
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from ncsn.levels import ScoreFunction, expand_as
 
-__all__ = ["EDM", "Noise", "Parametrisation", "Score"]
-
 
 class Parametrisation(ABC):
     """How the score is built from the network."""

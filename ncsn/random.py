@@ -16,18 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Generator",
-    "InterpolatedGenerator",
-    "NoiseSource",
-    "SampleGenerator",
-    "Stream",
-    "global_seed",
-    "normal_like",
-    "seeded_generator",
-    "uniform_like",
-]
-
 
 class Stream(IntEnum):
     """What the noise is for; the first number of a generator's key, so that streams differ."""

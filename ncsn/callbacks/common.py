@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ncsn.data import InMemoryDataModule
     from ncsn.modules import ScoreModule
 
-__all__ = ["data_of", "evaluating", "model_of", "monitored", "write_pictures"]
-
 
 def data_of(trainer: Trainer) -> "InMemoryDataModule":
     """The datamodule that the trainer was given."""

@@ -7,8 +7,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-__all__ = ["Divergence"]
-
 ADVICE = (
     "resume from the last checkpoint, which is from before, with trainer.gradient_clip_val or "
     "another trainer.precision, or train again with a lower lr of model.optimizer"

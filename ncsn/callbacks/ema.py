@@ -8,8 +8,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-__all__ = ["EMA", "decay_after"]
-
 
 def decay_after(n_averaged: int, decay: float) -> float:
     """The decay after n updates: min(decay, (1 + n) / (10 + n)), and 0 at the first, which copies.

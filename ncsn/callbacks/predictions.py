@@ -19,8 +19,6 @@ from ncsn.evaluation import kind_of
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
 
-__all__ = ["SampleWriter"]
-
 ABOUT = "about.json"  # in the directory of the parts: what the samples depend on
 
 

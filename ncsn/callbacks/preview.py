@@ -18,8 +18,6 @@ from ncsn.sampling import Sampler
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
 
-__all__ = ["Preview"]
-
 
 class Preview(Callback):
     """Draws samples at the end of a validation, and once more when the training has ended.

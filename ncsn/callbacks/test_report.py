@@ -19,8 +19,6 @@ from ncsn.random import SampleGenerator, global_seed
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
 
-__all__ = ["TestReport"]
-
 VALUES_PER_BATCH = 2**18  # in a batch of samples, or of examples whose likelihood is computed
 
 

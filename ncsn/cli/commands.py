@@ -21,8 +21,6 @@ from ncsn.runtime import Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
 from ncsn.runtime.resume import check_same_data, check_same_model, keep_metrics
 
-__all__ = ["COMMANDS", "fit", "predict", "test", "validate"]
-
 
 def fit(cli: CLI) -> None:
     """Train a model; samples, losses and checkpoints go to lightning_logs/NAME/version_N."""

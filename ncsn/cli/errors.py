@@ -17,8 +17,6 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from ncsn.runtime.signals import SIGNALS, Stopped
 from ncsn.runtime.watch import LOST
 
-__all__ = ["exit_with", "fail", "from_user_code", "naming", "root_cause"]
-
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 LIBRARIES = (

@@ -27,8 +27,6 @@ from ncsn.data import InMemoryDataModule
 from ncsn.evaluation.features import FeatureName, FeatureNetwork
 from ncsn.evaluation.features.network import SHIPPED
 
-__all__ = ["FeatureClassifier", "train_features"]
-
 
 class FeatureClassifier(pl.LightningModule):
     """Trains a :class:`ncsn.evaluation.features.FeatureNetwork` as a classifier.

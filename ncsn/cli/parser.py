@@ -29,8 +29,6 @@ from ncsn.runtime import (
 from ncsn.runtime.resume import WANDB_ID
 from ncsn.runtime.stored_config import accepts, model_from, model_to_store
 
-__all__ = ["CLI", "Command", "Parser"]
-
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
 

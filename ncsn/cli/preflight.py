@@ -10,8 +10,6 @@ from ncsn.cli.errors import from_user_code
 from ncsn.modules import ScoreModule
 from ncsn.sampling import AnnealedLangevin
 
-__all__ = ["Preflight", "auto_values"]
-
 
 class Preflight(Callback):
     """Tries the network on the data before a fit, and says what ``auto`` was replaced by."""

@@ -16,8 +16,6 @@ from ncsn.evaluation.features import FeatureName, load_features
 from ncsn.exact import ExactScore
 from ncsn.random import global_seed
 
-__all__ = ["InMemoryDataModule", "TensorBatches"]
-
 Batch = tuple[Tensor, Tensor]
 
 

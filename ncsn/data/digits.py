@@ -4,8 +4,6 @@ import torch
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 
-__all__ = ["DigitsDataModule"]
-
 
 class DigitsDataModule(InMemoryDataModule):
     """The test part of UCI's Optical Recognition of Handwritten Digits, as 8x8 grey images.

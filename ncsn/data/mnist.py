@@ -11,8 +11,6 @@ from torchvision.transforms.v2.functional import resize
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 
-__all__ = ["MNISTDataModule"]
-
 # MD5 of the unpacked files. They cover the headers, the counts and every byte of the images,
 # none of which torchvision verifies once the files are there.
 CHECKSUMS = {

@@ -8,8 +8,6 @@ from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.exact import TwoMoons
 from ncsn.levels import largest_distance
 
-__all__ = ["MoonsDataModule"]
-
 
 class MoonsDataModule(InMemoryDataModule):
     """scikit-learn's two interleaved half circles with Gaussian noise, in two dimensions.

@@ -2,8 +2,6 @@
 
 from torch import Tensor
 
-__all__ = ["to_float", "to_uint8"]
-
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 images as float32 in [-1, 1]."""

@@ -12,8 +12,6 @@ from ncsn import plots
 from ncsn.evaluation.estimate import Estimate
 from ncsn.evaluation.report import Report, write_csv
 
-__all__ = ["Run", "compare"]
-
 Curve = list[tuple[int, float]]
 
 

@@ -14,16 +14,6 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Better",
-    "Estimate",
-    "Estimates",
-    "check_finite",
-    "estimate_all",
-    "estimate_mean",
-    "standard_errors",
-]
-
 Better: TypeAlias = Literal["lower", "higher", "floor"]
 Values: TypeAlias = dict[str, float]
 

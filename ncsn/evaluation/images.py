@@ -26,8 +26,6 @@ from ncsn.evaluation.metrics import (
 from ncsn.exact import Empirical
 from ncsn.random import Generator, uniform_like
 
-__all__ = ["Images", "inception_distance"]
-
 MIN_IMAGES = 16  # half of them must have more neighbours than the balls of precision reach to
 
 

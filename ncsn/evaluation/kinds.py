@@ -20,8 +20,6 @@ from ncsn.random import Generator
 if TYPE_CHECKING:
     from ncsn.evaluation.features import FeatureNetwork
 
-__all__ = ["Kind", "Model", "Pictures", "Reference", "Trajectory", "kind_of"]
-
 Pictures: TypeAlias = dict[str, Picture]
 Evaluation: TypeAlias = tuple[Estimates, list[dict[str, float]], Pictures]
 """Estimates, losses at each level, and pictures."""

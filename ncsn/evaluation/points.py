@@ -18,8 +18,6 @@ from ncsn.evaluation.metrics import (
 from ncsn.levels import ScoreFunction
 from ncsn.random import Stream, seeded_generator
 
-__all__ = ["Points", "compare_points"]
-
 
 class Points(Kind):
     """Points of shape ``(dim,)``.

@@ -12,8 +12,6 @@ from rich.table import Table
 
 from ncsn.evaluation.estimate import Estimate, Estimates
 
-__all__ = ["Report", "write_csv"]
-
 NOTES = ("features", "likelihood_solver_error")  # what the table says in addition to the sampler
 
 

@@ -22,8 +22,6 @@ from ncsn.random import Generator, SampleGenerator, Stream, global_seed, seeded_
 from ncsn.sampling import Monitor, Sampler, classifier_free_guidance
 from ncsn.sampling.guidance import hide_labels
 
-__all__ = ["ScoreModule"]
-
 Batch = tuple[Tensor, Tensor]
 
 

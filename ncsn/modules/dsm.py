@@ -10,8 +10,6 @@ from ncsn.modules.base import ScoreModule
 from ncsn.networks import ScoreNetwork
 from ncsn.sampling import Langevin, Sampler
 
-__all__ = ["DSM"]
-
 
 class DSM(ScoreModule):
     """Denoising score matching (Vincent 2011) at one noise level, and Langevin dynamics.

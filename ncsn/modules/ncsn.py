@@ -13,8 +13,6 @@ from ncsn.random import Generator
 from ncsn.sampling import AnnealedLangevin, DPMSolver, Sampler, log_density
 from ncsn.sampling.likelihood import LogDensity
 
-__all__ = ["NCSN"]
-
 
 class NCSN(ScoreModule):
     """Noise-conditional score network (Song & Ermon 2019, arXiv 1907.05600).

@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-__all__ = ["ScoreNetwork"]
-
 
 class ScoreNetwork(nn.Module, ABC):
     """A function of a noisy point and of its noise level, of the shape of the point.

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from ncsn.networks.base import ScoreNetwork
 
-__all__ = ["MLP"]
-
 
 class MLP(ScoreNetwork):
     """A fully connected network on the point and the logarithm of its noise level.

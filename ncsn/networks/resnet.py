@@ -6,8 +6,6 @@ from torch import Tensor, nn
 from ncsn.levels import geometric
 from ncsn.networks.base import ScoreNetwork
 
-__all__ = ["ConditionedResNet", "NoiseLevelTable"]
-
 
 class NoiseLevelTable(nn.Module):
     """One learned vector for each noise level: an ``nn.Embedding`` on the levels of the ladder.
@@ -52,6 +50,7 @@ class ConditionedBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return x + f(x + e(sigma))."""
         # The embedding is float32; without the cast, autocast would take the stream back there.
         e = self.embedding(sigma).to(x.dtype)[:, :, None, None]
         return x + self.f(x + e)

@@ -6,8 +6,6 @@ from torch.nn import functional as F
 
 from ncsn.networks.base import ScoreNetwork
 
-__all__ = ["UNet"]
-
 
 class NoiseLevelEmbedding(nn.Module):
     """Sines and cosines of log σ, followed by a small MLP.
@@ -67,6 +65,7 @@ class ResBlock(nn.Module):
         zero_(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Take features of shape ``(batch, channels_in, height, width)`` to channels_out."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.scale_shift(embedding)[:, :, None, None].to(h.dtype).chunk(2, dim=1)
         h = self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), scale + 1)))

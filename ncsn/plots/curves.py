@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ncsn.plots.style import DATA_COLOR, SAMPLE_COLOR, new_figure
 
-__all__ = ["plot_classes", "plot_comparison", "plot_levels", "plot_losses"]
-
 LOSS = "loss per dimension, $\\|\\sigma s + z\\|^2 / D$"
 Curve: TypeAlias = Sequence[tuple[int, float]]
 

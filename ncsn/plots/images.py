@@ -11,8 +11,6 @@ from torchvision.utils import make_grid
 
 from ncsn.plots.style import Animation, new_figure
 
-__all__ = ["animate", "image_grid", "plot_annealing", "plot_neighbours"]
-
 
 def image_grid(images: Tensor, columns: int | None = None) -> Image:
     """Arrange images in a grid, enlarged by a whole factor so that a cell is about 64 pixels.

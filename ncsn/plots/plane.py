@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ncsn.plots.style import DATA_COLOR, SAMPLE_COLOR, new_figure
 
-__all__ = ["plane_grid", "plot_fields", "plot_samples", "plot_score_field"]
-
 
 def plot_samples(data: Tensor | None, samples: Tensor, title: str) -> Figure:
     """Draw data, ``(n, 2)``, if any, samples, ``(m, 2)``, and the density of the samples."""

@@ -6,8 +6,6 @@ from typing import NamedTuple, TypeAlias
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
-__all__ = ["DATA_COLOR", "SAMPLE_COLOR", "Animation", "Picture", "new_figure", "save"]
-
 DATA_COLOR, SAMPLE_COLOR = "tab:gray", "tab:blue"
 
 

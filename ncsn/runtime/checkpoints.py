@@ -13,8 +13,6 @@ from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-__all__ = ["LAST", "DurableCheckpointIO", "checksum", "find_last_checkpoint", "load_checkpoint"]
-
 LAST = "last.ckpt"  # from which a run resumes
 PREVIOUS = "last.previous.ckpt"  # the one before, in case the last is damaged
 

@@ -10,8 +10,6 @@ import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor
 
-__all__ = ["halve_when_out_of_memory", "keep_freed_memory"]
-
 
 def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors instead of returning it to the system.

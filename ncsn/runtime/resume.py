@@ -12,8 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ncsn.runtime.checkpoints import load_checkpoint
 
-__all__ = ["WANDB_ID", "Resume", "check_same_data", "check_same_model", "keep_metrics"]
-
 WANDB_ID = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
 FIXED_ARGUMENTS = (
     *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),

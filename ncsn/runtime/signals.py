@@ -20,8 +20,6 @@ from ncsn.runtime.checkpoints import LAST
 from ncsn.runtime.resume import repeat_validation
 from ncsn.runtime.watch import GRACE, LOST, Watch
 
-__all__ = ["SIGNALS", "GracefulStop", "Stopped"]
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 HOW_TO_RESUME = f"resume with --ckpt_path {LAST.removesuffix('.ckpt')}"
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from lightning.pytorch.cli import instantiate_module
 
-__all__ = ["accepts", "model_from", "model_to_store"]
-
 
 def model_to_store(class_path: str, init_args: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters of a model; Lightning would store links that do not apply, too."""

@@ -9,8 +9,6 @@ from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experime
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-__all__ = ["WandbLogger"]
-
 
 def offline_reason(timeout: float = 3.0) -> str | None:
     """Why W&B cannot be reached, or None if it can; prompts nobody, waits ``timeout`` seconds."""

@@ -18,8 +18,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 
-__all__ = ["GRACE", "LOST", "Watch"]
-
 TIMEOUT = timedelta(seconds=40)  # a rank that has not answered for so long is lost
 GRACE = 5.0  # seconds in which a rank may report its own error after another is lost
 LOST = (

@@ -29,8 +29,6 @@ from torch import Tensor
 from ncsn.levels import Ladder, ScoreFunction, descend, geometric
 from ncsn.random import Generator, normal_like, uniform_like
 
-__all__ = ["LadderSampler", "LevelScore", "Monitor", "Sampler"]
-
 Monitor: TypeAlias = Callable[[float, Tensor], None]
 """Called as ``monitor(sigma, x)`` after each step, for progress bars, pictures and trajectories:
 ``lambda sigma, x: trajectory.append(x)``. ``x`` is at noise level ``sigma``, and is never written

@@ -18,8 +18,6 @@ from torch import Tensor
 from ncsn.random import Generator, normal_like
 from ncsn.sampling.base import LadderSampler, LevelScore
 
-__all__ = ["DPMSolver", "Euler", "Heun"]
-
 
 class Euler(LadderSampler):
     """Euler's method along the probability flow, of first order; it is DDIM. Draws no noise.

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from ncsn.levels import ScoreFunction
 
-__all__ = ["classifier_free_guidance", "hide_labels"]
-
 
 def classifier_free_guidance(
     score: Callable[[Tensor, Tensor, Tensor], Tensor], label: Tensor, guidance_scale: float = 1.0

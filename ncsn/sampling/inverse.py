@@ -16,8 +16,6 @@ from ncsn.levels import ScoreFunction
 from ncsn.random import Generator, normal_like
 from ncsn.sampling.base import Monitor
 
-__all__ = ["inpaint"]
-
 
 def inpaint(
     score: ScoreFunction,

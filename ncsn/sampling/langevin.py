@@ -36,14 +36,6 @@ from ncsn.levels import langevin_step_size
 from ncsn.random import Generator, normal_like
 from ncsn.sampling.base import LadderSampler, LevelScore, Sampler
 
-__all__ = [
-    "AnnealedLangevin",
-    "ConsistentAnnealedSampling",
-    "Langevin",
-    "epsilon_from_share",
-    "epsilon_from_step_lr",
-]
-
 
 def epsilon_from_share(a: float, sigma_max: float) -> float:
     """ε = 2 a σ_max², from the share a of the noise's variance that a step removes."""

@@ -18,8 +18,6 @@ from ncsn.levels import ScoreFunction, geometric
 from ncsn.objectives import score_and_divergence
 from ncsn.random import Generator, normal_like
 
-__all__ = ["LogDensity", "log_density"]
-
 
 class LogDensity(NamedTuple):
     """Log densities in nats, with an estimate of their error.

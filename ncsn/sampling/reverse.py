@@ -16,8 +16,6 @@ from ncsn.levels import expand_as
 from ncsn.random import Generator, normal_like
 from ncsn.sampling.base import LadderSampler, LevelScore
 
-__all__ = ["Ancestral", "PredictorCorrector"]
-
 EXPLODING = GaussianDiffusion(alpha=torch.ones_like, sigma=lambda t: t)
 """x_σ = x_0 + σ ε: the variance-exploding diffusion, with the noise level as its time."""
 

@@ -19,8 +19,6 @@ from torchvision.transforms.v2.functional import resize
 
 from ncsn.evaluation.codec import to_float
 
-__all__ = ["FeatureNetwork", "Features", "extract_features", "load_features"]
-
 FeatureName: TypeAlias = Literal["mnist", "digits"]
 
 

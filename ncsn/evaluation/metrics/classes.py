@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-__all__ = ["class_divergence", "confidence"]
-
 
 def class_divergence(logits: Tensor, shares: Tensor) -> float:
     """KL(p ‖ q) of the classes of samples from those of the training set, in nats.

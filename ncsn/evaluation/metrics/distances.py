@@ -10,15 +10,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = [
-    "cubic_kernel",
-    "energy_distance",
-    "gaussian_kernel",
-    "in_parts",
-    "kernel_distance",
-    "sliced_wasserstein",
-]
-
 Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Values of all pairs of ``x`` (n, dim) and ``y`` (m, dim), shape (n, m)."""
 

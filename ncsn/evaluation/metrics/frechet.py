@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-__all__ = ["frechet_distance", "load_inception"]
-
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """The Fréchet distance of two sets of features, by torchmetrics, in float64.

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from ncsn.evaluation.metrics.distances import in_parts
 
-__all__ = ["precision_recall_density_coverage"]
-
 
 def precision_recall_density_coverage(
     real: Tensor, samples: Tensor, k: int = 5

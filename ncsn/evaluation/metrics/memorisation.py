@@ -7,8 +7,6 @@ from torch import Tensor
 
 from ncsn.evaluation.metrics.distances import in_parts
 
-__all__ = ["Neighbours", "memorisation_rate", "nearest_neighbours"]
-
 
 class Neighbours(NamedTuple):
     """Euclidean distances of the nearest examples, ascending, and their indices, ``(n, k)``."""

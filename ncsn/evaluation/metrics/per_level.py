@@ -11,8 +11,6 @@ from torchmetrics import Metric
 from ncsn.levels import ScoreFunction, expand_as, perturb
 from ncsn.random import Generator, Stream, seeded_generator
 
-__all__ = ["MeanPerLevel", "losses_per_level", "measure_levels"]
-
 
 class MeanPerLevel(Metric):
     """The mean of a quantity at each of ``num_levels`` levels, over all batches and ranks."""

@@ -1,8 +1,14 @@
 """Datamodules: two moons, 8x8 digits, MNIST."""
 
-from ncsn.data.base import InMemoryDataModule
+from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.data.digits import DigitsDataModule
 from ncsn.data.mnist import MNISTDataModule
 from ncsn.data.moons import MoonsDataModule
 
-__all__ = ["DigitsDataModule", "InMemoryDataModule", "MNISTDataModule", "MoonsDataModule"]
+__all__ = [
+    "DigitsDataModule",
+    "InMemoryDataModule",
+    "MNISTDataModule",
+    "MoonsDataModule",
+    "TensorBatches",
+]

@@ -5,6 +5,8 @@ own process number, environment, working directory and output, gets signals like
 ends with its own exit status.
 """
 
+import gc
+import io
 import json
 import os
 import selectors
@@ -13,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -141,10 +143,17 @@ def _run(request):
 def _serve(path):
     """Fork for each request, and tell who asked how it ended."""
     import torch
+    import wandb  # noqa: F401
 
     torch.set_num_threads(1)
-    import ncsn.cli.commands
     import ncsn.cli.features  # noqa: F401
+    from ncsn.cli.commands import fit
+    from ncsn.cli.parser import CLI
+
+    with suppress(SystemExit), redirect_stdout(io.StringIO()):  # fills jsonargparse's caches
+        CLI(["--config", str(ROOT / "configs/moons.yaml"), "--print_config"], fit)
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all the memory that it shares
 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)

@@ -14,7 +14,7 @@ def free_port():
 def start_ranks(server, num, args, log, environment=None):
     """Start all ranks of ``python -m ncsn ARGS`` on this machine, on CPUs (gloo).
 
-    The ranks are told who they are by their environment, so that Lightning starts none itself.
+    The environment says which rank each process is, so that Lightning starts none itself.
 
     Args:
         server: The fixture of that name.

@@ -30,7 +30,7 @@ a network with ReLUs is). Hence::
     J(θ) = E[½ ‖s_θ‖² + div s_θ] + ½ E ‖∇log q‖².
 
 Data of bounded extent, noised, has Gaussian tails, and a network grows at most linearly if its
-activations do: the boundary condition holds. It can fail for undisturbed data: for uniform data
+activations do: the boundary condition holds. It can fail for noise-free data: for uniform data
 the density ends at a wall, and the term at the wall is what is missing.
 
 Source: Hyvärinen 2005, "Estimation of Non-Normalized Statistical Models by Score Matching",

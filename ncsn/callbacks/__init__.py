@@ -15,7 +15,8 @@ on_validation_epoch_end  ``Preview`` draws from it
 on_validation_end        ``EMA`` puts the weights back; ``ModelCheckpoint`` saves
 on_exception             ``EMA`` puts the weights back; ``GracefulStop`` saves
 on_save_checkpoint       ``EMA`` stores the average as ``state_dict``, the weights as
-                         ``current_model_state``; ``Divergence`` refuses NaN
+                         ``current_model_state``; ``Divergence`` refuses
+                         numbers that are not finite
 on_load_checkpoint       ``EMA`` takes both back; ``Resume`` corrects the progress
 on_train_end             ``EMA`` leaves the average in place
 on_fit_end               ``Preview`` draws from it

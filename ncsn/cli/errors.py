@@ -1,4 +1,8 @@
-"""The triage of errors: what is shown as one line, and what keeps its traceback."""
+"""The triage of errors: what is shown as one line, and what keeps its traceback.
+
+Messages are worded where they are raised: those about checkpoints in
+:mod:`ncsn.runtime.checkpoints` and :mod:`ncsn.cli.parser`.
+"""
 
 import os
 import signal

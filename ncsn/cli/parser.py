@@ -79,7 +79,7 @@ class SaveConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Send the config to W&B, and write down W&B's identifier; the file has been written."""
+        """Send the config to W&B, and write down W&B's identifier of the run."""
         # Only the first rank comes here: trainer.log_dir would wait for the others.
         directory = getattr(trainer.logger, "log_dir", None)
         for logger in trainer.loggers:
@@ -262,7 +262,7 @@ class CLI(LightningCLI):
         return make_schedule
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer of the config, with checkpoints that survive."""
+        """The trainer of the config, with durable checkpoints."""
         config = self.config.trainer
         if "spawn" in str(config.strategy):
             raise ValueError("spawned processes cannot carry the model: use trainer.strategy ddp")
@@ -271,12 +271,12 @@ class CLI(LightningCLI):
             left_out += ["progress_bar"]
         if config.enable_checkpointing is False or config.barebones:
             left_out += ["best", "last"]
-        if config.barebones:  # refuses what is the default here, or in most configs
+        if config.barebones:  # it refuses our defaults
             kwargs |= {"logger": None, "log_every_n_steps": None}
         keys = [key for key in self.parser.callback_keys if key not in left_out]
         self.parser.callback_keys = keys
         trainer = super().instantiate_trainer(**kwargs)
-        # Only now: to Lightning it is a checkpoint, which there may not be.
+        # Appended here: to Lightning it is a checkpoint callback, which a trainer may refuse.
         trainer.callbacks.append(GracefulStop())  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not the user's choice
             trainer.strategy.checkpoint_io = DurableCheckpointIO()

@@ -44,7 +44,8 @@ class ScoreModule(pl.LightningModule, ABC):
         guidance_scale: Weight of the class in samples; see :mod:`ncsn.sampling.guidance`.
         data_shape: Shape of one example. The command line links it to the data.
         data_mean, data_std: Mean and standard deviation of the data, likewise.
-        data_diameter: Largest distance between two examples, likewise; some ladders need it.
+        data_diameter: Largest distance between two examples, likewise; ``sigma_max=auto`` needs
+            it.
         preview: Draws samples during training.
 
     Attributes:
@@ -108,14 +109,15 @@ class ScoreModule(pl.LightningModule, ABC):
     def loss(
         self, x: Tensor, sigma: Tensor, label: Tensor | None = None, generator: Generator = None
     ) -> Tensor:
-        """The loss of each example, shape ``(batch,)``: (σ² / σ_max²) ‖s(x + σz, σ) + z/σ‖².
+        """The objective of each example, by default (σ² / σ_max²) ‖s(x + σz, σ) + z/σ‖².
 
-        Its arguments are those of :meth:`score`, but with clean data, and the source of the noise.
+        Its arguments are those of :meth:`score`, but with clean data, and the source of the noise;
+        it returns shape ``(batch,)``.
 
         Source: Song & Ermon 2019 (arXiv 1907.05600), equations 5 and 6.
         """
         score = partial(self.score, label=label)
-        squares = self.objective(score, x, sigma, generator=generator)  # σ² (s + z/σ)²
+        squares = self.objective(score, x, sigma, generator=generator)  # by default σ² (s + z/σ)²
         return (squares / self.noise_levels[0] ** 2).flatten(1).sum(1)
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""Checkpoints: written in one piece, verified when read, and nothing but data."""
+"""Checkpoints: written in one piece, verified when read, and nothing but data.
+
+Which ones a run writes, ``DEFAULTS`` in :mod:`ncsn.cli.parser` says.
+"""
 
 import hashlib
 import os

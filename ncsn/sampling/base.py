@@ -1,7 +1,7 @@
 """The loop that all samplers share.
 
-A sampler starts from noise at the largest level, takes one step after another along a descending
-sequence of levels, and ends with a Tweedie step. That last step replaces the state by the mean of
+A sampler starts from noise, takes one step after another along a sequence of levels that never
+rises, and ends with a Tweedie step. That last step replaces the state by the mean of
 the clean data that it may come from::
 
     E[x_0 | x] = x + σ_min² s(x, σ_min).
@@ -31,8 +31,8 @@ from ncsn.random import Generator, normal_like, uniform_like
 
 Monitor: TypeAlias = Callable[[float, Tensor], None]
 """Called as ``monitor(sigma, x)`` after each step, for progress bars, pictures and trajectories:
-``lambda sigma, x: trajectory.append(x)``. ``x`` is at noise level ``sigma``, and is never written
-to again, so it may be kept without a copy."""
+``lambda sigma, x: trajectory.append(x)``. ``x`` is at noise level ``sigma``, or denoised by the
+Tweedie step, and is never written to again, so it may be kept without a copy."""
 
 LevelScore: TypeAlias = Callable[[Tensor, float], Tensor]
 """``score(x, sigma)`` with one noise level for the whole batch."""

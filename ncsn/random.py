@@ -24,6 +24,7 @@ class Stream(IntEnum):
     VALIDATION = 2
     SAMPLING = 3
     TEST = 4
+    GLOBAL = 5
 
 
 def global_seed() -> int:

@@ -19,7 +19,8 @@ on_save_checkpoint       ``EMA`` stores the average as ``state_dict``, the weigh
                          numbers that are not finite
 on_load_checkpoint       ``EMA`` takes both back; ``Resume`` corrects the progress
 on_train_end             ``EMA`` leaves the average in place
-on_fit_end               ``Preview`` draws from it
+on_fit_end               ``EMA`` does so after a finished run; ``Preview`` draws
+                         from it
 =======================  ===========================================================
 """
 

@@ -78,6 +78,11 @@ class EMA(Callback):
         self._last_weights = _clone_weights(pl_module)
         _copy(self._average, pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for a finished run, which has been resumed but had nothing left to do."""
+        if not self._last_weights:
+            self.on_train_end(trainer, pl_module)
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -93,6 +98,7 @@ class EMA(Callback):
     ) -> None:
         """Take back the weights; Lightning has loaded the average into the module."""
         if trainer.training and "current_model_state" in checkpoint:
+            self._last_weights = []
             if self.decay:
                 self._average = [checkpoint["state_dict"][name] for name in _parameters(pl_module)]
             pl_module.load_state_dict(checkpoint["current_model_state"])

@@ -4,22 +4,31 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ncsn import plots
 from ncsn.evaluation import kind_of
+from ncsn.evaluation.files import replacing
 
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
 
 ABOUT = "about.json"  # in the directory of the parts: what the samples depend on
+
+
+class Part(NamedTuple):
+    """Samples, and which rows of all they are."""
+
+    rows: slice
+    samples: np.ndarray
+    labels: np.ndarray
 
 
 class SampleWriter(BasePredictionWriter):
@@ -31,46 +40,84 @@ class SampleWriter(BasePredictionWriter):
     file in ``parts/``, from which an interrupted run resumes.
 
     Args:
-        directory: Where the files are written.
+        directory: Where the files are written; by default, the run's directory.
         about: What the samples depend on, in addition to their numbers; resuming needs the same.
+        data_shape: Shape of one sample.
 
     Raises:
         ValueError: If there are parts of other samples.
     """
 
-    def __init__(self, directory: Path, about: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path | None, about: dict[str, Any], data_shape: tuple[int, ...]
+    ) -> None:
         super().__init__(write_interval="batch")
-        self.directory, self.about = directory, about
-        self.parts = directory / "parts"
+        self.about, self.data_shape = about, data_shape
         self.bad: list[int] = []
-        if self.has_parts(directory):
-            for name, before in json.loads((self.parts / ABOUT).read_text()).items():
-                if before != about[name]:
-                    raise ValueError(
-                        f"--resume {directory} has other samples: {name} was {before}, and is "
-                        f"{about[name]} now"
-                    )
+        if directory is not None:
+            self.directory = directory
+            self._check_same_samples()
+
+    @property
+    def parts(self) -> Path:
+        """The directory of the parts."""
+        return self.directory / "parts"
 
     @staticmethod
     def has_parts(directory: Path) -> bool:
         """Whether there are parts of an interrupted run in a directory."""
         return (directory / "parts" / ABOUT).is_file()
 
-    def missing(self, numbers: Tensor) -> Tensor:
-        """Those of the samples with the given numbers that have not been written."""
-        written = [torch.arange(*_numbers(part)) for part in self._written()]
-        return numbers[~torch.isin(numbers, torch.cat(written))] if written else numbers
+    def _check_same_samples(self) -> None:
+        """Compare what the parts depend on."""
+        try:
+            stored = json.loads((self.parts / ABOUT).read_bytes())
+            before = {name: stored[name] for name in self.about}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self.parts / ABOUT} is damaged, so nothing tells which samples are there: "
+                "predict again without --resume"
+            ) from error
+        for name, now in self.about.items():
+            if before[name] != now:
+                raise ValueError(
+                    f"--resume {self.directory} has other samples: {name} was {before[name]}, and "
+                    f"is {now} now"
+                )
 
-    def _written(self) -> list[Path]:
-        return sorted(self.parts.glob("*.npz"))
+    def missing(self, numbers: Tensor) -> Tensor:
+        """Those of the samples with the given numbers whose part is not there, or damaged."""
+        whole = torch.zeros(len(numbers), dtype=torch.bool)
+        for path in self.parts.glob("*.npz"):
+            if (part := self._read(path)) is not None:
+                whole[part.rows] = True
+            else:
+                rank_zero_warn(f"{path} is damaged: its samples are drawn again")
+        return numbers[~whole]
+
+    def _read(self, path: Path) -> Part | None:
+        """A part, unless it is damaged."""
+        try:
+            start, stop = (int(number) - self.about["first_sample"] for number in _numbers(path))
+            with np.load(path) as file:
+                samples, labels = file["samples"], file["labels"]
+        except Exception:  # whatever foreign names and bytes may raise
+            return None
+        shape = stop - start, *self.data_shape
+        if not 0 <= start < stop <= self.about["num_samples"] or labels.shape != shape[:1]:
+            return None
+        return Part(slice(start, stop), samples, labels) if samples.shape == shape else None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out the run's directory, which all ranks have to take part in."""
+        if not hasattr(self, "directory"):
+            self.directory = Path(trainer.log_dir or ".")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what the parts depend on."""
         if trainer.is_global_zero:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            temporary = self.parts / f"{ABOUT}.part"
-            temporary.write_text(json.dumps(self.about, indent=2))
-            temporary.replace(self.parts / ABOUT)
+            with replacing(self.parts / ABOUT) as file:
+                file.write(json.dumps(self.about, indent=2).encode())
         trainer.strategy.barrier("directory of samples")
 
     def write_on_batch_end(
@@ -93,10 +140,8 @@ class SampleWriter(BasePredictionWriter):
             return
         samples = kind_of(prediction.shape[1:]).encode(prediction)
         path = self.parts / f"{int(numbers[0]):09d}-{int(numbers[-1]) + 1:09d}.npz"
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, samples=samples.cpu().numpy(), labels=labels.cpu().numpy())
-        temporary.replace(path)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """When all samples are written, join them on the first rank.
@@ -111,17 +156,15 @@ class SampleWriter(BasePredictionWriter):
 
     def _join(self, num_classes: int) -> None:
         arrays: dict[str, np.ndarray] = {}
-        for path in self._written():
-            start, stop = (number - self.about["first_sample"] for number in _numbers(path))
-            with np.load(path) as part:
-                for name, values in part.items():
-                    shape = self.about["num_samples"], *values.shape[1:]
-                    whole = arrays.setdefault(name, np.empty(shape, values.dtype))
-                    whole[start:stop] = values
+        for part in filter(None, map(self._read, self.parts.glob("*.npz"))):
+            for name, values in (("samples", part.samples), ("labels", part.labels)):
+                shape = self.about["num_samples"], *values.shape[1:]
+                arrays.setdefault(name, np.empty(shape, values.dtype))[part.rows] = values
         if not num_classes:
             del arrays["labels"]
         archive = self.directory / "samples.npz"
-        np.savez_compressed(archive, allow_pickle=False, **arrays)
+        with replacing(archive) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         rank_zero_info(f"{self.about['num_samples']:,} samples are in {archive}")
         kind = kind_of(arrays["samples"].shape[1:])
         first = {name: torch.from_numpy(each[: kind.num_drawn]) for name, each in arrays.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -17,9 +17,9 @@ from ncsn.cli.parser import CLI
 from ncsn.cli.preflight import auto_values
 from ncsn.evaluation.images import Images
 from ncsn.random import global_seed
-from ncsn.runtime import Stopped, load_checkpoint
+from ncsn.runtime import CSVLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
-from ncsn.runtime.resume import check_same_data, check_same_model, keep_metrics
+from ncsn.runtime.resume import check_same_data, check_same_model
 
 
 def fit(cli: CLI) -> None:
@@ -29,9 +29,12 @@ def fit(cli: CLI) -> None:
         check_same_model(checkpoint, cli.model.hparams)
     if cli.run is not None:
         cli.continue_in(cli.run)
+        step = checkpoint["global_step"] if checkpoint else 0
+        what = f"resuming from step {step}" if checkpoint else "has saved nothing, starting again"
+        rank_zero_info(f"{cli.run}: {what}")
         for logger in cli.trainer.loggers:
             if isinstance(logger, CSVLogger):
-                keep_metrics(logger, cast(Path, cli.checkpoint))
+                logger.stop = step
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
 
 
@@ -114,10 +117,10 @@ def predict(
         "first_sample": first_sample,
         "num_samples": num_samples,
     }
-    writer = SampleWriter(resume or Path(trainer.log_dir or "."), about)
+    writer = SampleWriter(resume, about, model.data_shape)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     all_numbers = torch.arange(first_sample, first_sample + num_samples)
-    numbers = writer.missing(all_numbers)
+    numbers = writer.missing(all_numbers) if resume else all_numbers
     if len(numbers) < trainer.world_size:  # each rank needs work: draws the last again
         numbers = all_numbers[-trainer.world_size :]
     # Lightning shards the batches among ranks.
@@ -134,7 +137,7 @@ def predict(
             model, loader, return_predictions=False, ckpt_path=cli.checkpoint, weights_only=True
         )
     except Stopped as stopped:
-        if any(writer.parts.glob("*.npz")):
+        if writer.has_parts(writer.directory):
             stopped.advice = f"; its samples are kept: resume with --resume {writer.directory}"
         raise
 
@@ -147,8 +150,8 @@ def _check(cli: CLI) -> dict[str, Any] | None:
     values = auto_values(cli.model)
     for name, value in values.items():
         rank_zero_info(f"auto: {name} = {value:.4g}")
-    for logger in cli.trainer.loggers if values else []:
-        logger.log_hyperparams(values)
+    for directory in cli.run_directories:
+        directory.auto_values = values
     if cli.checkpoint is None:
         return None
     checkpoint = load_checkpoint(cli.checkpoint)
@@ -167,6 +170,6 @@ def _log_to_files_only(cli: CLI, resume: Path | None) -> None:
         if not SampleWriter.has_parts(resume):
             raise ValueError(f"--resume {resume} is not the directory of an interrupted predict")
         csv = CSVLogger(resume.parent, name="", version=resume.name)
-        return cli.log_to(csv, overwrite=True)
+        return cli.log_to(csv, new=False)
     loggers = [each for each in cli.trainer.loggers if not isinstance(each, WandbLogger)]
-    cli.log_to(*(loggers or [CSVLogger("lightning_logs", name="predict")]))
+    cli.log_to(*(loggers or [CSVLogger("lightning_logs", name="predict")]), new=True)

@@ -66,9 +66,18 @@ def exit_with(error: BaseException) -> NoReturn:
         fail(f"{error.filename or 'a file or a network connection'}: {error.strerror}")
     if _raised_by_this_package(error) or isinstance(error, MisconfigurationException):
         fail(str(error))
-    with tempfile.NamedTemporaryFile("w", prefix="ncsn-", suffix=".txt", delete=False) as file:
-        traceback.print_exception(error, file=file)
-    fail(f"{type(error).__name__}: {error}; the traceback is in {file.name}")
+    fail(f"{type(error).__name__}: {error}; {write_traceback(error)}")
+
+
+def write_traceback(error: BaseException) -> str:
+    """Write it to a temporary file, or to the screen if there is none; returns where it is."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="ncsn-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        traceback.print_exception(error)
+        return "the traceback is above"
+    return f"the traceback is in {file.name}"
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

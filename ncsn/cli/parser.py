@@ -8,8 +8,8 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -22,17 +22,17 @@ from ncsn.runtime import (
     DurableCheckpointIO,
     GracefulStop,
     Resume,
-    find_last_checkpoint,
     halve_when_out_of_memory,
     load_checkpoint,
 )
-from ncsn.runtime.resume import WANDB_ID
+from ncsn.runtime.checkpoints import LastCheckpoint, find_last_checkpoint
+from ncsn.runtime.runs import WANDB_ID, CSVLogger, RunDirectory, configured_loggers, find_last_run
 from ncsn.runtime.stored_config import accepts, model_from, model_to_store
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
 
-CSV, WANDB = "lightning.pytorch.loggers.CSVLogger", "ncsn.runtime.WandbLogger"
+CSV, WANDB = "ncsn.runtime.CSVLogger", "ncsn.runtime.WandbLogger"
 
 DATA_LINKS = ("data_shape", "data_mean", "data_std", "data_diameter")
 """Arguments of models that the data knows."""
@@ -63,32 +63,6 @@ class Parser(LightningArgumentParser):
         fail(message, status=2)
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's directory, and sends the config to W&B."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
-        config = config.clone()
-        for logger in _loggers(config):  # so that --name changes their names too
-            if logger.init_args.get("name") == config.name:
-                logger.init_args.name = None
-        super().__init__(parser, config, **kwargs)
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write nothing where the run has no directory."""
-        if trainer.loggers:
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Send the config to W&B, and write down W&B's identifier of the run."""
-        # Only the first rank comes here: trainer.log_dir would wait for the others.
-        directory = getattr(trainer.logger, "log_dir", None)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(self.config.as_dict())
-                if logger.version and directory:
-                    (Path(directory) / WANDB_ID).write_text(logger.version)
-
-
 class CLI(LightningCLI):
     """The trainer, the model and the data of a command line.
 
@@ -107,7 +81,7 @@ class CLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            save_config_callback=SaveConfig,
+            save_config_callback=RunDirectory,
             trainer_defaults={"callbacks": [Divergence(), Preflight(), Resume()]},
             parser_class=Parser,
             parser_kwargs={"prog": f"ncsn {name}".strip(), "allow_abbrev": False},
@@ -142,7 +116,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(RichProgressBar, "progress_bar")
         parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.set_defaults(DEFAULTS)
         self.option_names: list[str] = []
         if self.command is not None:
@@ -161,6 +135,8 @@ class CLI(LightningCLI):
         if config.name is None:
             config.name = Path(str(config.config[0])).stem if config.config else "run"
         for logger in self.loggers():
+            if logger.class_path == "lightning.pytorch.loggers.CSVLogger":
+                logger.class_path = CSV  # which locks the run, and survives a kill
             if "name" in logger.init_args and logger.init_args.name is None:
                 logger.init_args.name = config.name
         if self.command is not None:
@@ -170,7 +146,7 @@ class CLI(LightningCLI):
 
     def loggers(self, class_path: str = "") -> list[Namespace]:
         """The loggers of the config, or those of a class."""
-        return [each for each in _loggers(self.config) if class_path in each.class_path]
+        return [each for each in configured_loggers(self.config) if class_path in each.class_path]
 
     def _find_checkpoint(self) -> None:
         """Look for the checkpoint, and read it before the work begins."""
@@ -191,17 +167,16 @@ class CLI(LightningCLI):
                 "none: give the path of a checkpoint"
             )
         runs = Path(csv[0].init_args.save_dir) / csv[0].init_args.name
-        self.checkpoint = find_last_checkpoint(runs)
-        if self.checkpoint is None and command != "fit":
-            raise ValueError(f"--ckpt_path last: no run in {runs} has saved a checkpoint")
-        if self.checkpoint is None:
-            rank_zero_info(f"--ckpt_path last: no run in {runs} yet, so this is the first")
-        if command != "fit":
+        run = find_last_run(runs)
+        self.checkpoint = run and find_last_checkpoint(run)
+        if command == "fit":
+            self.run, config.ckpt_path = run, None  # in the stored config
+            if run is None:
+                rank_zero_info(f"--ckpt_path last: no run in {runs} yet, so this is the first")
+        elif self.checkpoint is None:
+            raise ValueError(f"--ckpt_path last: {run or f'no run in {runs}'} has no checkpoint")
+        else:
             config.ckpt_path = str(self.checkpoint)
-            return
-        config.ckpt_path = None  # in the stored config
-        if self.checkpoint is not None:
-            self.run = self.checkpoint.parent.parent
 
     def _take_model_from_checkpoint(self, parser: LightningArgumentParser) -> None:
         """Take the model from the checkpoint, and from the user what to do with it."""
@@ -292,18 +267,16 @@ class CLI(LightningCLI):
             elif isinstance(logger, WandbLogger) and (run / WANDB_ID).is_file():
                 logger = type(logger)(**{**args, "id": (run / WANDB_ID).read_text()})
             loggers.append(logger)
-        self.log_to(*loggers, overwrite=True)
+        self.log_to(*loggers, new=False)
 
-    def log_to(self, *loggers: Logger, overwrite: bool = False) -> None:
-        """Replace the loggers; the first decides where config.yaml goes, if need be again."""
+    def log_to(self, *loggers: Logger, new: bool) -> None:
+        """Replace the loggers; ``new`` says whether the first makes the directory of a new run."""
         self.trainer.loggers = list(loggers)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, SaveConfig):
-                callback.overwrite = overwrite
+        for directory in self.run_directories:
+            directory.save_to_log_dir = new
 
-
-def _loggers(config: Namespace) -> list[Namespace]:
-    """The loggers of a config."""
-    loggers = config.trainer.logger
-    loggers = loggers if isinstance(loggers, list) else [loggers]
-    return [each for each in loggers if isinstance(each, Namespace)]
+    @property
+    def run_directories(self) -> list[RunDirectory]:
+        """The callback that makes the run's directory; none in a ``fast_dev_run``."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [each for each in callbacks if isinstance(each, RunDirectory)]

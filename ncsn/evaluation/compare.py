@@ -1,6 +1,5 @@
 """Several runs side by side: ``python -m ncsn compare RUN RUN ...``."""
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,8 @@ from rich.table import Table
 
 from ncsn import plots
 from ncsn.evaluation.estimate import Estimate
-from ncsn.evaluation.report import Report, write_csv
+from ncsn.evaluation.files import read_metrics, write_csv
+from ncsn.evaluation.report import Report
 
 Curve = list[tuple[int, float]]
 
@@ -99,12 +99,13 @@ def _report_in(directory: Path) -> Report | None:
 
 def _read_curves(path: Path) -> dict[str, Curve]:
     """The loss, and the distance of the samples to the data, over epochs."""
-    if not path.is_file():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for row in read_metrics(path) if "epoch" in row]
     curves = {
-        name: [(int(row["epoch"]) + 1, float(row[name])) for row in rows if row[name]]
+        name: [
+            (int(row["epoch"]) + 1, float(row[name]))
+            for row in rows
+            if row[name] and row["epoch"].isdecimal()
+        ]
         for name in (rows[0] if rows else ())
         if name in ("val/loss_per_dim", "val/sliced_wasserstein")
         or (name.startswith("val/") and "_fd_" in name)

@@ -1,18 +1,20 @@
 """The result of an evaluation: its files and its table."""
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from ncsn.evaluation.estimate import Estimate, Estimates
+from ncsn.evaluation.estimate import Estimates
+from ncsn.evaluation.files import replacing, write_csv
 
 NOTES = ("features", "likelihood_solver_error")  # what the table says in addition to the sampler
+
+REQUIRED = {"checkpoint", "time"}  # in ``about``
 
 
 @dataclass
@@ -31,8 +33,8 @@ class Report:
 
     def write(self, directory: Path) -> None:
         """Write ``evaluation.json`` with everything, ``estimates.csv`` and ``levels.csv``."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "evaluation.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
+        with replacing(directory / "evaluation.json") as file:
+            file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
         estimates = [{"name": name, **asdict(each)} for name, each in self.estimates.items()]
         for name, rows in (("estimates", estimates), ("levels", self.levels)):
             if rows:
@@ -47,11 +49,14 @@ class Report:
         """
         path = directory / "evaluation.json"
         try:
-            content = json.loads(path.read_text())
-            estimates = {name: Estimate(**each) for name, each in content["estimates"].items()}
-            return cls(content["about"], estimates, content["levels"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}): run the test again") from error
+            report = TypeAdapter(cls).validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = ".".join(map(str, first["loc"])) + ": " + first["msg"]
+            raise ValueError(f"{path} is damaged ({reason}): run the test again") from error
+        if missing := REQUIRED - report.about.keys():
+            raise ValueError(f"{path} is damaged: about has no {min(missing)}: run the test again")
+        return report
 
     def print(self, directory: Path) -> None:
         """Print the estimates as a table; ``directory`` is where the report was written."""
@@ -67,11 +72,3 @@ class Report:
         for each in self.estimates.values():
             table.add_row(each.title, each.formatted, each.formatted_floor, each.better)
         Console().print(table)
-
-
-def write_csv(path: Path, names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as a table with the columns ``names``."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)

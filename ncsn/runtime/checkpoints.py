@@ -4,18 +4,21 @@ Which ones a run writes, ``DEFAULTS`` in :mod:`ncsn.cli.parser` says.
 """
 
 import hashlib
-import os
 import pickle
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ncsn.evaluation.files import replacing
+
+CHECKPOINTS = "checkpoints"  # a directory that a fit has, and other runs do not
 LAST = "last.ckpt"  # from which a run resumes
 PREVIOUS = "last.previous.ckpt"  # the one before, in case the last is damaged
 
@@ -33,33 +36,29 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if not _is_local_file_protocol(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.part")
+        previous = path.with_name(PREVIOUS) if path.name == LAST else None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path, previous) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if path.name == LAST and path.exists():
-                path.replace(path.with_name(PREVIOUS))
-            temporary.replace(path)
-        except (OSError, RuntimeError) as error:  # torch wraps those of the file
-            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        except (OSError, RuntimeError) as error:  # torch's own hides that of the file
+            errors = error, error.__cause__, error.__context__
+            reason = next(filter(None, (getattr(e, "strerror", "") for e in errors)), error)
             intact = f"; {path} is that of an earlier step" if path.exists() else ""
             raise OSError(f"cannot write the checkpoint {path}: {reason}{intact}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
-        with suppress(OSError):  # not every file system can do this
-            directory = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)  # the new name
-            finally:
-                os.close(directory)
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """See :func:`load_checkpoint`."""
         return load_checkpoint(path)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Saves at the end of an epoch even if it saves every so many steps or minutes, too."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the epoch, which Lightning leaves out then."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not (self.every_n_epochs or self._should_skip_saving_checkpoint(trainer)):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -94,17 +93,14 @@ def checksum(path: str | Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def find_last_checkpoint(runs: Path) -> Path | None:
-    """The last readable checkpoint of the run in ``runs/*/checkpoints`` that saved last.
+def find_last_checkpoint(run: Path) -> Path | None:
+    """The last readable checkpoint of a run.
 
-    None if no run has saved one; raises ``ValueError`` if all of that run are damaged.
+    None if it has not saved one; raises ``ValueError`` if all are damaged.
     """
-    found = [path for name in (LAST, PREVIOUS) for path in runs.glob(f"*/checkpoints/{name}")]
-    if not found:
-        return None
-    newest = max(found, key=lambda path: path.stat().st_mtime).parent
+    found = [path for name in (LAST, PREVIOUS) if (path := run / CHECKPOINTS / name).is_file()]
     failures: list[ValueError] = []
-    for path in (path for path in found if path.parent == newest):  # LAST comes first
+    for path in found:
         try:
             load_checkpoint(path)
         except ValueError as error:
@@ -113,4 +109,6 @@ def find_last_checkpoint(runs: Path) -> Path | None:
             if failures:
                 rank_zero_warn(f"{failures[0]}. Resuming from the one before it, {path}")
             return path
-    raise failures[0]
+    if failures:
+        raise failures[0]
+    return None

@@ -1,18 +1,21 @@
 """Resuming: what may change, and where a run continues."""
 
-import csv
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
 
-from ncsn.runtime.checkpoints import load_checkpoint
+from ncsn.data.base import ResumableSampler
+from ncsn.random import Stream, global_seed, seeded_generator
 
-WANDB_ID = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
+MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}  # shaped as weights
 FIXED_ARGUMENTS = (
     *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),
     *("optimizer", "lr_scheduler", "lr_scheduler_interval"),
@@ -54,6 +57,11 @@ class Resume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Repeat a validation that was due after the batch, and count the batch."""
+        check_moments(trainer.optimizers)
+        if trainer.ckpt_path and (names := not_exact(trainer)):
+            rank_zero_warn(
+                f"this run will not end exactly like an uninterrupted one: {'; '.join(names)}"
+            )
         loop = trainer.fit_loop.epoch_loop
         in_epoch = loop.restarting and loop.batch_progress.current.ready
         fetcher: Any = trainer.fit_loop._data_fetcher
@@ -66,6 +74,31 @@ class Resume(Callback):
             loop.update_restart_stage()
         self.at_epoch_end = False
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Make what draws from the global random states, such as dropout, depend on the batch."""
+        key = global_seed(), trainer.global_rank, trainer.current_epoch, batch_idx
+        seed = seeded_generator(Stream.GLOBAL, *key).initial_seed()
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+
+
+def not_exact(trainer: Trainer) -> list[str]:
+    """What in a training is not the same after it is resumed."""
+    loader: Any = trainer.train_dataloader
+    cases = {
+        "another order of the data (a loader of your own, workers, overfit_batches)": not (
+            isinstance(loader.sampler, ResumableSampler) and loader.num_workers == 0
+        ),
+        "StochasticWeightAveraging": any(
+            isinstance(each, StochasticWeightAveraging)
+            for each in trainer.callbacks  # type: ignore[attr-defined]
+        ),
+    }
+    return [name for name, present in cases.items() if present]
+
 
 def repeat_validation(trainer: Trainer) -> None:
     """Have Lightning see a validation of a fit as interrupted at its start."""
@@ -73,6 +106,18 @@ def repeat_validation(trainer: Trainer) -> None:
     progress.reset()
     progress.increment_ready()
     progress.increment_started()
+
+
+def check_moments(optimizers: Iterable[Optimizer]) -> None:
+    """Raise ``ValueError`` for moments of another shape, on which fused optimizers crash."""
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for name in MOMENTS & state.keys():
+                if state[name].shape != parameter.shape:
+                    raise ValueError(
+                        f"the checkpoint's optimizer state does not fit the model: {name} has "
+                        f"shape {tuple(state[name].shape)}, weights {tuple(parameter.shape)}"
+                    )
 
 
 def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
@@ -95,6 +140,11 @@ def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
 
 def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for another network, ladder, optimizer or schedule."""
+    if "loops" not in checkpoint:
+        raise ValueError(
+            "the checkpoint has weights alone (save_weights_only), so fit cannot resume from it; "
+            "test and predict can use it"
+        )
     stored = checkpoint.get("hyper_parameters", {})
     for name in FIXED_ARGUMENTS if stored and hparams else ():
         before, now = (dict(_leaves(each.get(name), name)) for each in (stored, hparams))
@@ -105,17 +155,6 @@ def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) 
                     f"config has {now.get(key)}: resume with the checkpoint's value, or train "
                     "again without --ckpt_path"
                 )
-
-
-@rank_zero_only
-def keep_metrics(logger: CSVLogger, checkpoint: Path) -> None:
-    """Keep the metrics of the steps before a checkpoint, which a new writer would delete."""
-    path = Path(logger.log_dir) / "metrics.csv"
-    stop = load_checkpoint(checkpoint)["global_step"]
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows: list[Any] = [row for row in csv.DictReader(lines) if int(row["step"]) < stop]
-    logger.experiment.metrics.extend(rows)
-    logger.save()
 
 
 def _leaves(config: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from ncsn.data import MoonsDataModule
 from ncsn.modules import DSM
 from ncsn.networks import MLP
 from ncsn.runtime import Resume
+from ncsn.runtime.checkpoints import LastCheckpoint
 from ncsn.sampling import Langevin
 
 EPOCHS, BATCHES = 3, 8
@@ -58,17 +59,24 @@ class Record(Callback):
         self.validations.add((trainer.current_epoch, trainer.global_step))
 
 
-def fit(directory, every, accumulate, check_epoch, check_interval, interval, record):
+class Dropout(MLP):
+    """A network that draws from the global random state."""
+
+    def forward(self, x, sigma):
+        return super().forward(torch.nn.functional.dropout(x, 0.1, self.training), sigma)
+
+
+def fit(directory, every, accumulate, check_epoch, check_interval, interval, save, record):
     """Train from the last checkpoint in a directory, if there is one."""
     torch.manual_seed(0)
     module = DSM(
-        MLP(hidden_dim=8),
+        Dropout(hidden_dim=8),
         sampler=Langevin(0.01, 3),
         preview=Preview(every_n_epochs=0),
         lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9),
         lr_scheduler_interval=interval,
     )
-    checkpoint = ModelCheckpoint(
+    checkpoint = save(
         directory, filename="last", every_n_train_steps=every, enable_version_counter=False
     )
     ema = EMA(0.9)
@@ -116,6 +124,7 @@ def test_a_chain_of_interruptions_ends_like_an_uninterrupted_training(seed, tmp_
             chance.choice([1, 2]),  # check_val_every_n_epoch
             chance.choice([None, 0.5]),  # val_check_interval
             chance.choice(["epoch", "step"]),  # of the schedule
+            chance.choice([ModelCheckpoint, LastCheckpoint]),
         )
         every = chance.choice([1, 2, 3, 4, 8, 12])  # steps between two checkpoints
         batches = sorted(chance.sample(range(1, EPOCHS * BATCHES), chance.randint(1, 5)))

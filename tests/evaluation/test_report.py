@@ -142,7 +142,7 @@ def test_points_in_space_are_trained_on_and_evaluated_without_pictures_of_them()
 def test_a_report_survives_being_written_and_read(tmp_path):
     estimate = Estimate("a distance", 0.5, 0.1, None, None, "lower")
     levels = [{"sigma": 1.0, "loss": 0.25}]
-    report = Report({"checkpoint": "a.ckpt"}, {"distance": estimate}, levels)
+    report = Report({"checkpoint": "a.ckpt", "time": "2026"}, {"distance": estimate}, levels)
     report.write(tmp_path)
     assert Report.read(tmp_path) == report
 

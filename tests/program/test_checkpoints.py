@@ -12,7 +12,9 @@ from support.commands import error_line
 from support.paths import CONFIGS
 
 from ncsn.cli.parser import CLI
-from ncsn.runtime import DurableCheckpointIO, find_last_checkpoint, load_checkpoint
+from ncsn.runtime import DurableCheckpointIO, load_checkpoint
+from ncsn.runtime.checkpoints import PREVIOUS, find_last_checkpoint
+from ncsn.runtime.runs import find_last_run
 
 CHECKPOINT = {"state_dict": {"weight": torch.arange(10_000.0)}, "epoch": 3}
 
@@ -138,7 +140,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
         DurableCheckpointIO().save_checkpoint(CHECKPOINT, path)
         before = path.read_bytes()
         large = {"state_dict": {"weight": torch.zeros(100_000)}}
-        with pytest.raises(OSError, match=r"last\.ckpt is that of an earlier step"):
+        with pytest.raises(OSError, match=r"No space left on device; .*of an earlier step"):
             DurableCheckpointIO().save_checkpoint(large, path)
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["last.ckpt"]
@@ -148,12 +150,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
 
 def test_last_is_the_newest_checkpoint_that_can_be_read(tmp_path):
     assert find_last_checkpoint(tmp_path) is None
-    old, new = (tmp_path / f"version_{n}/checkpoints" for n in (0, 1))
-    for step, directory in ((1, old), (2, new), (3, new)):
-        DurableCheckpointIO().save_checkpoint(
-            {**CHECKPOINT, "step": step}, directory / "last.ckpt"
-        )
-    last, previous = new / "last.ckpt", new / "last.previous.ckpt"
+    last, previous = (tmp_path / "checkpoints" / name for name in ("last.ckpt", PREVIOUS))
+    for step in (2, 3):
+        DurableCheckpointIO().save_checkpoint({**CHECKPOINT, "step": step}, last)
     assert find_last_checkpoint(tmp_path) == last
     assert [load_checkpoint(path)["step"] for path in (last, previous)] == [3, 2]
     truncate(last)
@@ -164,3 +163,11 @@ def test_last_is_the_newest_checkpoint_that_can_be_read(tmp_path):
     empty(previous)
     with pytest.raises(ValueError, match=r"last\.previous\.ckpt"):  # not silently an older run
         find_last_checkpoint(tmp_path)
+
+
+def test_last_is_of_the_latest_version(tmp_path):
+    assert find_last_run(tmp_path) is None
+    for name in ("version_10", "version_9", "version_2", "version_x"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)  # each newer than those before
+    (tmp_path / "version_11").mkdir()  # a test
+    assert find_last_run(tmp_path) == tmp_path / "version_10"

@@ -70,7 +70,7 @@ def test_numbers_that_are_not_finite_end_the_run_and_reach_no_file(cli, capsys, 
     diverging = error_line(capsys.readouterr().err)
     assert "the loss is not finite at step 1" in diverging
     assert "a lower lr of model.optimizer" in diverging
-    assert not Path("lightning_logs/moons/version_0/checkpoints").exists()
+    assert not list(Path("lightning_logs/moons/version_0/checkpoints").iterdir())
     sampler = ("--model.sampler", "Langevin", "--model.sampler.num_steps", 50)
     checkpoint = trained("moons") / "checkpoints/last.ckpt"
     huge = ("--ckpt_path", checkpoint, *sampler, "--model.sampler.epsilon", "1e30")

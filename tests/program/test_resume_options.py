@@ -95,3 +95,32 @@ def test_losses_of_a_resumed_run_are_those_of_its_epochs(cli):
     resumed = torch.load(RUN.parent / "version_1/checkpoints/last.ckpt", weights_only=True)
     assert all(np.isfinite(loss) for _, loss in curves(resumed)["train"])
     assert "nan" not in (RUN.parent / "version_1/metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (("--trainer.overfit_batches", 1), "another order of the data"),
+        (
+            (
+                "--trainer.callbacks+",
+                "StochasticWeightAveraging",
+                "--trainer.callbacks.swa_lrs",
+                1,
+            ),
+            "StochasticWeightAveraging",
+        ),
+    ],
+)
+def test_what_is_not_exact_when_it_resumes_is_said(option, reason, run, cli, recwarn):
+    more = ("--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert cli("fit", *MOONS, *more, *QUICK) == 0
+    assert not [w for w in recwarn if "will not end exactly" in str(w.message)]
+    assert cli("fit", *MOONS, *more, "--trainer.max_epochs", 3, *QUICK, *option) == 0
+    (warning,) = [w for w in recwarn if "will not end exactly" in str(w.message)]
+    assert reason in str(warning.message)
+
+
+def test_a_run_that_saves_every_so_many_steps_saves_its_end_too(cli):
+    assert cli("fit", *MOONS, *QUICK, "--last.every_n_train_steps", 1000) == 0
+    assert load_last(RUN)["global_step"] == 2

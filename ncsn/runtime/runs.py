@@ -1,0 +1,192 @@
+"""The directory of a run: which one it is, who writes into it, its config and its metrics."""
+
+import math
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from jsonargparse import Namespace
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.trainer.states import TrainerFn
+
+from ncsn.evaluation.files import read_metrics, replacing, write_csv
+from ncsn.runtime.checkpoints import CHECKPOINTS
+
+WANDB_ID = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
+
+
+class Metrics(ExperimentWriter):
+    """Writes ``metrics.csv``; keeps its rows before the step ``stop``, whenever it is killed."""
+
+    def __init__(self, log_dir: str, stop: float) -> None:
+        # Not Lightning's, which makes the directory and deletes the file.
+        self.log_dir, self.hparams, self.metrics, self.metrics_keys = log_dir, {}, [], []
+        self.path, self.stop = Path(log_dir, self.NAME_METRICS_FILE), stop
+        self._fs = get_filesystem(log_dir)
+        self.metrics_file_path = str(self.path)
+
+    def save(self) -> None:
+        """Append the new rows; an ``OSError`` names the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.metrics_keys and self.path.is_file():  # a run is resumed
+            rows = [row for row in read_metrics(self.path) if int(row["step"]) < self.stop]
+            self.metrics_keys = sorted({"step"}.union(*rows))
+            write_csv(self.path, self.metrics_keys, rows)
+        try:
+            super().save()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        write_csv(self.path, fieldnames, read_metrics(self.path))
+
+
+class CSVLogger(LightningCSVLogger):
+    """Lightning's, for runs that are killed, resumed, and started at the same time."""
+
+    stop = math.inf  # a resumed run logs this step and those after it again
+    _numbered = False  # whether the version was not given
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Metrics:
+        """The writer of metrics.csv."""
+        if self._experiment is None:
+            self._experiment = Metrics(self.log_dir, self.stop)
+        return self._experiment  # type: ignore[return-value]
+
+    def claim(self) -> None:
+        """Make the directory; if another process was faster, that of the next version."""
+        while True:
+            try:
+                return Path(self.log_dir).mkdir(parents=True)
+            except FileExistsError:
+                if not self._numbered:
+                    return  # the user's choice
+                self._version = None
+
+    def _get_next_version(self) -> int:
+        self._numbered = True
+        return super()._get_next_version()
+
+
+class RunDirectory(SaveConfigCallback):
+    """Claims the run's directory, locks it, and writes ``config.yaml`` into it.
+
+    A run that is resumed keeps the config that it was started with. If another one is given, it
+    is written beside it when it begins to train, as ``config.from_step_N.yaml``.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        config = config.clone()
+        for logger in configured_loggers(config):  # so that --name changes their names too
+            if logger.init_args.get("name") == config.name:
+                logger.init_args.name = None
+        super().__init__(parser, config, **kwargs)
+        self.auto_values: dict[str, float] = {}  # what ``auto`` in the config comes to
+        self.lock: FileLock | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Do nothing if the run has no directory.
+
+        Raises:
+            ValueError: If another process uses the directory.
+        """
+        failure, logger = "", trainer.logger
+        if trainer.is_global_zero and isinstance(logger, CSVLogger):
+            if self.save_to_log_dir and not self.overwrite:
+                logger.claim()
+            try:
+                self.lock = lock(Path(logger.log_dir))
+            except ValueError as error:
+                failure = str(error)
+            else:
+                if trainer.state.fn == TrainerFn.FITTING:
+                    (Path(logger.log_dir) / CHECKPOINTS).mkdir(exist_ok=True)
+        if failure := trainer.strategy.broadcast(failure):
+            raise ValueError(failure)
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Send the config to W&B, and write down W&B's identifier of the run."""
+        # Only the first rank comes here: trainer.log_dir would wait for the others.
+        directory = getattr(trainer.logger, "log_dir", None)
+        for logger in trainer.loggers if self.auto_values else []:
+            logger.log_hyperparams(self.auto_values)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(self.config.as_dict())
+                if logger.version and directory:
+                    (Path(directory) / WANDB_ID).write_text(logger.version)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config with which a run is resumed, if it is another one."""
+        if self.save_to_log_dir or not trainer.is_global_zero or trainer.logger is None:
+            return
+        directory, text = Path(trainer.logger.log_dir or ""), self.parser.dump(self.config)
+        if yaml.safe_load(text) != _read_config(directory / "config.yaml"):
+            with replacing(directory / f"config.from_step_{trainer.global_step}.yaml") as file:
+                file.write(text.encode())
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Unlock the directory."""
+        if self.lock is not None:
+            self.lock.release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Unlock the directory; the system does so when the process is killed."""
+        self.teardown(trainer, pl_module, "")
+
+
+def configured_loggers(config: Namespace) -> list[Namespace]:
+    """The loggers of a config."""
+    loggers = config.trainer.logger
+    loggers = loggers if isinstance(loggers, list) else [loggers]
+    return [each for each in loggers if isinstance(each, Namespace)]
+
+
+def find_last_run(runs: Path) -> Path | None:
+    """The fit in ``runs/version_*`` with the highest number, whether it has saved or not."""
+    numbers = {
+        int(found[1]): path.parent
+        for path in runs.glob(f"*/{CHECKPOINTS}/")
+        if (found := re.fullmatch(r"version_(\d+)", path.parent.name))
+    }
+    return numbers[max(numbers)] if numbers else None
+
+
+def lock(directory: Path) -> FileLock:
+    """Lock a directory until it is released, or this process ends in any way.
+
+    Raises:
+        ValueError: If another process has locked it.
+    """
+    held, owner = FileLock(directory / ".lock"), directory / ".owner"
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        who = owner.read_text() if owner.is_file() else "another process"
+        raise ValueError(f"{directory} is in use by {who}: wait until it ends") from error
+    owner.write_text(f"process {os.getpid()} on {platform.node()}")
+    return held
+
+
+def _read_config(path: Path) -> Any:
+    """A config as plain data; None if there is none that can be read."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from support.commands import error_line, smoke
 from support.jobs import STEPS
 
+from ncsn.evaluation.files import read_metrics
 from ncsn.runtime import load_checkpoint
 
 
@@ -25,6 +26,14 @@ def test_a_training_that_fills_the_disk_keeps_its_checkpoint(small_disk, jobs):
         while True:
             file.write(bytes(4096))
     assert job.wait() == 1
-    assert "No space left on device" in error_line(job.output())
+    line = error_line(job.output())
+    assert "No space left on device" in line
+    assert str(small_disk / "moons/version_0") in line
     (checkpoint,) = small_disk.rglob("last.ckpt")
     assert 15 <= load_checkpoint(checkpoint)["global_step"] < STEPS
+    (small_disk / "filler").unlink()
+    jobs.finish(*options, "--ckpt_path", "last")
+    assert load_checkpoint(checkpoint)["global_step"] == STEPS
+    steps = [int(row["step"]) for row in read_metrics(checkpoint.parents[1] / "metrics.csv")]
+    assert steps == sorted(steps)
+    assert steps[-1] == STEPS - 1

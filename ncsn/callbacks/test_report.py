@@ -2,6 +2,7 @@
 
 import math
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ncsn import plots
 from ncsn.callbacks.common import data_of, evaluating, model_of, monitored, write_pictures
 from ncsn.evaluation import Kind, Reference, Report
 from ncsn.evaluation.images import inception_distance
+from ncsn.exact import Empirical
 from ncsn.random import SampleGenerator, global_seed
 
 if TYPE_CHECKING:
@@ -113,21 +115,29 @@ class TestReport(Callback):
         reference: Reference,
         report: Report,
     ) -> None:
-        """Add the negative log likelihood of the first test examples, if the model has one."""
+        """Add the negative log likelihood of the first test examples, if the model has one.
+
+        The flow starts from the training examples, noised.
+        """
         num = self.num_likelihood_examples
         num = min(kind.num_likelihood_examples if num is None else num, len(reference.held_out))
         log_likelihood = getattr(module, "log_likelihood", None)
         if num < trainer.world_size or log_likelihood is None:
             return
-        x = kind.decode(reference.held_out[:num].to(module.device))
+        x, train = (
+            kind.decode(part.to(module.device))
+            for part in (reference.held_out[:num], reference.train)
+        )
+        prior, sigma_min = Empirical(train), module.noise_levels[-1].item()
         values, errors = (CatMetric(nan_strategy="disable").to(x.device) for _ in range(2))
         for start, stop in track(
             _batches(trainer, module, num), "Likelihood", disable=not trainer.is_global_zero
         ):
             # The noise of an example depends on its number alone, not on the batch.
             generator = SampleGenerator(0, start, stop, device=x.device)
-            part = kind.dequantise(x[start:stop], generator)
-            value, error = log_likelihood(part, generator=generator)
+            density = partial(log_likelihood, prior=prior, generator=generator)
+            part = x[start:stop]
+            value, error = kind.log_likelihood(density, part, reference, sigma_min, generator)
             values.update(-value)
             errors.update(error)
         report.estimates |= kind.likelihood(values.compute().view(-1), x, reference)

@@ -16,6 +16,7 @@ from ncsn.exact import ExactScore
 from ncsn.levels import ScoreFunction
 from ncsn.plots import Picture
 from ncsn.random import Generator
+from ncsn.sampling.likelihood import Density, LogDensity
 
 if TYPE_CHECKING:
     from ncsn.evaluation.features import FeatureNetwork
@@ -91,10 +92,6 @@ class Kind(ABC):
     def decode(self, stored: Tensor) -> Tensor:
         """Stored examples as the network sees them, float32."""
 
-    def dequantise(self, x: Tensor, generator: Generator) -> Tensor:
-        """Examples with a density, from examples that were rounded when they were stored."""
-        return x
-
     def max_samples(self, reference: Reference) -> float:
         """The most samples that the reference can be compared with."""
         return len(reference.held_out)
@@ -112,6 +109,17 @@ class Kind(ABC):
     @abstractmethod
     def evaluate(self, model: Model, samples: Tensor, reference: Reference) -> Evaluation:
         """What a test reports on samples and on the model that drew them."""
+
+    def log_likelihood(
+        self,
+        density: Density,
+        x: Tensor,
+        reference: Reference,
+        sigma: float,
+        generator: Generator,
+    ) -> LogDensity:
+        """Log likelihoods, in nats, of examples ``x``, from the density at noise level sigma."""
+        return density(x)
 
     @abstractmethod
     def likelihood(self, nll: Tensor, x: Tensor, reference: Reference) -> Estimates:

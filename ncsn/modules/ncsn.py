@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ncsn.exact import ExactScore, GaussianMixture
 from ncsn.levels import Ladder, descend, geometric, log_normal_probabilities, noise_level_ratio
 from ncsn.modules.base import ScoreModule
 from ncsn.networks import ScoreNetwork
@@ -78,7 +79,11 @@ class NCSN(ScoreModule):
         return levels[torch.randint(len(levels), size, generator=generator, device=device)]
 
     def log_likelihood(
-        self, x: Tensor, num_steps: int = 32, generator: Generator = None
+        self,
+        x: Tensor,
+        prior: ExactScore | None = None,
+        num_steps: int = 32,
+        generator: Generator = None,
     ) -> LogDensity:
         """The log density at the smallest noise level, along the probability flow, in nats.
 
@@ -86,15 +91,17 @@ class NCSN(ScoreModule):
 
         Args:
             x: Data, shape ``(batch, *data_shape)``.
+            prior: The density of the data, of which that at the largest noise level is taken; by
+                default, a Gaussian of the data's mean and standard deviation over all values.
             num_steps: Steps of the solver, four network evaluations each, and half as many again
                 for the estimate of the error.
             generator: Source of the probes.
         """
         sigma_max, sigma_min = self.noise_levels[0].item(), self.noise_levels[-1].item()
+        if prior is None:
+            prior = GaussianMixture(self.data_mean.expand(1, *x.shape[1:]), self.data_std)
         return log_density(
-            *(self.score, x, sigma_max, sigma_min, num_steps),
+            *(self.score, x, prior, sigma_max, sigma_min, num_steps),
             exact_divergence=x[0].numel() <= 16,
-            prior_mean=self.data_mean,
-            prior_std=self.data_std.item(),
             generator=generator,
         )

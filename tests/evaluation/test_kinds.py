@@ -16,7 +16,6 @@ from ncsn.evaluation.images import Images
 from ncsn.evaluation.points import Points
 from ncsn.exact import GaussianMixture
 from ncsn.levels import geometric
-from ncsn.random import Stream, seeded_generator
 
 
 def test_the_shape_of_an_example_tells_its_kind():
@@ -44,15 +43,6 @@ def test_encoded_is_x_over_2_plus_a_half_clamped():
     assert to_float(to_uint8(values)).tolist() == pytest.approx([-1, -1, 0, 1, 1], abs=1 / 127.5)
 
 
-def test_a_dequantised_grey_value_is_uniform_on_its_interval():
-    images, grey = Images(), torch.arange(256, dtype=torch.uint8).repeat(400).view(-1, 1, 16, 16)
-    x = images.decode(grey)
-    noise = images.dequantise(x, seeded_generator(Stream.TEST)) - x
-    assert noise.abs().max() <= 1 / 255 + 1e-6  # half the distance to the next grey value
-    assert abs(noise.mean()) < 5 * noise.std() / noise.numel() ** 0.5
-    assert noise.std().item() == pytest.approx(2 / 255 / math.sqrt(12), rel=0.02)
-
-
 def test_a_grid_of_a_hundred_samples_of_ten_classes_has_a_row_for_each():
     label = torch.arange(100) % 10
     samples = (label / 9 * 2 - 1).view(100, 1, 1, 1).expand(100, 1, 64, 64)
@@ -69,7 +59,6 @@ def test_points_are_stored_as_they_are():
     x = torch.randn(10, 3)
     assert Points().encode(x) is x
     assert Points().decode(x) is x
-    assert Points().dequantise(x, None) is x
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["exact", "unknown"])

@@ -14,8 +14,12 @@ from ncsn.sampling import Langevin, Sampler
 class DSM(ScoreModule):
     """Denoising score matching (Vincent 2011) at one noise level, and Langevin dynamics.
 
-    The samples follow the data noised at level sigma; the sampler's Tweedie step removes most of
-    that noise.
+    The score is that of the data noised at level sigma, and what the samples follow depends on
+    the sampler's last step. Where the data has the variance τ² (across an arc of two moons, say):
+
+    - without a Tweedie step, the default, they follow the noised data: variance τ² + σ²;
+    - with one (``denoise=True``), the means of the data given the noised: variance
+      τ⁴ / (τ² + σ²), less than the data's. It is close to τ² only if σ is far below τ.
 
     Args:
         network: The network, called as ``network(x, sigma)``.

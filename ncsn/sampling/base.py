@@ -8,7 +8,8 @@ the clean data that it may come from::
 
 It removes the noise of level σ_min that the samples would otherwise keep (Robbins 1956; Efron
 2011; Jolicoeur-Martineau et al. 2020, arXiv 2009.05475). Where σ_min is comparable to the noise τ
-of the data itself, it shrinks too much: a variance of τ² becomes τ⁴ / (τ² + σ_min²).
+of the data itself, it shrinks too much: a variance of τ² becomes τ⁴ / (τ² + σ_min²). So it is on
+by default where a ladder goes down, and off in :class:`ncsn.sampling.Langevin` at one level.
 
 A sampler of your own is one method::
 

@@ -54,7 +54,8 @@ class Langevin(Sampler):
         epsilon: The step size η, > 0.
         num_steps: Number of steps, at least 1.
         prior: Where to start; see :class:`Sampler`.
-        denoise: Whether to end with a Tweedie step; see :mod:`ncsn.sampling.base`.
+        denoise: Whether to end with a Tweedie step; by default not, and the samples follow the
+            density whose score is given, that of the data noised at the smallest level.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Langevin(Sampler):
         epsilon: float = 0.01,
         num_steps: int = 1000,
         prior: Literal["normal", "uniform"] = "uniform",
-        denoise: bool = True,
+        denoise: bool = False,
     ) -> None:
         super().__init__(prior, denoise)
         _check("num_steps", num_steps, epsilon)

@@ -32,7 +32,7 @@ from ncsn.sampling.langevin import epsilon_from_share
 
 def samplers(sigma_min: float) -> dict[str, Sampler]:
     """What is compared, for a ladder from about 15 to about 0.03."""
-    langevin = Langevin(epsilon_from_share(0.2, sigma_min), num_steps=280)
+    langevin = Langevin(epsilon_from_share(0.2, sigma_min), num_steps=280, denoise=True)
     return {
         "Langevin at the smallest level, from U[-1, 1]": langevin,
         "annealed Langevin, 10 steps a level": AnnealedLangevin(10),

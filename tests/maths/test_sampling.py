@@ -74,7 +74,8 @@ def test_the_last_step_is_the_posterior_mean():
 
 
 SAMPLERS = [  # with the number of evaluations and of steps on the four levels
-    (Langevin(0.01, 7), 8, 8),
+    (Langevin(0.01, 7), 7, 7),
+    (Langevin(0.01, 7, denoise=True), 8, 8),
     (AnnealedLangevin(5), 21, 21),
     (AnnealedLangevin(5, denoise=False), 20, 20),
     (AnnealedLangevin(3, prior="uniform"), 13, 13),

@@ -6,6 +6,7 @@ from torch import nn
 
 from ncsn.callbacks import Preview
 from ncsn.cli.preflight import auto_values
+from ncsn.exact import GaussianMixture
 from ncsn.levels import Rho, noise_level_ratio
 from ncsn.modules import DSM, NCSN
 from ncsn.networks import ConditionedResNet, ScoreNetwork, UNet
@@ -54,6 +55,23 @@ def test_ncsn_draws_levels_by_their_density(density):
     assert counts.sum() == 10_000
     # 9 degrees of freedom: a false alarm in 10,000.
     assert ((counts - expected) ** 2 / expected).sum() < 33.7
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["default", "Langevin"])
+def test_samples_of_dsm_follow_the_noised_data_and_shrink_below_the_data_with_tweedie(given):
+    # Data and noise of one variance 0.01, as of moons.yaml across an arc.
+    data, v = GaussianMixture(torch.zeros(1, 2), stds=0.1), 0.02
+    eta, sampler = 0.01, Langevin(epsilon=0.01, num_steps=100) if given else None
+    module = DSM(data, sigma=0.1, sampler=sampler)
+    generator = torch.Generator().manual_seed(0)
+    plain = module.sample(10_000, generator=generator).var().item()
+    denoised = module.sample(
+        10_000, sampler=Langevin(eta, num_steps=100, denoise=True), generator=generator
+    )
+    chain = v / (1 - eta / (4 * v))  # the chain's own, at this step size
+    assert plain == pytest.approx(chain, rel=5 * 0.01)  # 20,000 values: 1 %
+    assert denoised.var().item() == pytest.approx(chain * (0.01 / v) ** 2, rel=5 * 0.01)
+    assert denoised.var() < 0.6 * 0.01
 
 
 def test_dsm_has_one_level():

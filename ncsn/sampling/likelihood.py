@@ -16,11 +16,11 @@ decoder is the posterior of x given z. Here it is that of independent values wit
 
     P(x|z) = Π_i π(x_i) N(z_i; x_i, σ²) / h_σ(z_i),      h_σ(z) = Σ_v π(v) N(z; v, σ²),
 
-which asks no network, and has nothing to fit. The encoder cancels::
+which needs no network and has nothing to fit. The encoder cancels::
 
     log P(x) >= Σ_i log π(x_i) + E_z [log p_σ(z) − Σ_i log h_σ(z_i)]:
 
-the code length of independent values, and how much better than they the model explains z.
+the log probability of independent values, and how much better the model explains z than they do.
 """
 
 import math
@@ -135,8 +135,8 @@ def log_probability(
 ) -> LogDensity:
     """A lower bound of log P(x) of data on a grid of values, by one draw of its noised data.
 
-    Source: the module's docstring. Kingma et al. 2021 (arXiv 2107.00630), section 3.4 and
-    appendix B.1, has the encoder and, with equal frequencies, the decoder.
+    Source: the module's docstring; with equal frequencies, the decoder of Variational Diffusion
+    Models (Kingma et al. 2021, arXiv 2107.00630).
 
     Args:
         density: The density of the data noised at level sigma.

@@ -52,6 +52,7 @@ class Misfortune(Callback):
     KILL_RANK  the rank that does, by default 0
     PLACE      the place, one of those below; each rank writes its process number
                to the file PLACE-RANK when it gets there
+    LINGER     seconds for which each batch lingers there
     =========  ===================================================================
     """
 
@@ -69,7 +70,7 @@ class Misfortune(Callback):
         if kill_at == str(batch) and rank == str(trainer.global_rank):
             os.kill(os.getpid(), signal.SIGKILL)
         if batch >= 40 // trainer.world_size and self.arrive(trainer, "training"):
-            time.sleep(0.05)
+            time.sleep(float(os.environ.get("LINGER", "0.05")))
 
     def on_validation_batch_start(self, trainer, *args):
         if not trainer.sanity_checking and self.arrive(trainer, "validation"):
@@ -84,6 +85,10 @@ class Misfortune(Callback):
 
     def on_predict_start(self, trainer, pl_module):
         self.arrive(trainer, "predict")
+
+    def on_predict_batch_end(self, trainer, *args):
+        if self.arrive(trainer, "drawing"):
+            time.sleep(float(os.environ["LINGER"]))
 
     def on_predict_end(self, trainer, pl_module):
         if self.arrive(trainer, "written"):  # the samples are joined next

@@ -19,11 +19,10 @@ class Preflight(Callback):
         if stage != "fit":
             return  # the checkpoint has been compared with the data
         module, data = cast(ScoreModule, pl_module), cast(Any, trainer).datamodule
-        num_classes = module.network.num_classes
-        if num_classes and data.num_classes > num_classes:
+        most = module.network.num_classes
+        if most and data.num_classes > most:
             raise ValueError(
-                f"the data has {data.num_classes} classes, but "
-                f"model.network.num_classes={num_classes}"
+                f"the data has {data.num_classes} classes, but model.network.num_classes={most}"
             )
         name, x = type(module.network).__name__, torch.zeros(1, *module.data_shape)
         misfit = f"model.network {name} does not fit data of shape {module.data_shape}"
@@ -43,10 +42,11 @@ class Preflight(Callback):
         for config in trainer.lr_scheduler_configs:
             end = getattr(config.scheduler, "total_steps", steps)
             if config.interval == "step" and steps > end:
-                name = type(config.scheduler).__name__
+                longer = "again without --ckpt_path" if trainer.ckpt_path else "without its length"
                 raise ValueError(
-                    f"{name} ends after {end} steps, but training takes {steps}: leave out its "
-                    "length, or change it along with trainer.max_epochs"
+                    f"{type(config.scheduler).__name__} ends after {end} steps, but training takes"
+                    f" {steps} with these devices, batches and epochs: stop it there with "
+                    f"--trainer.max_steps {end}, or train {longer}"
                 )
 
 

@@ -87,6 +87,25 @@ def test_a_schedule_that_was_as_long_as_the_training_ends_with_it(cli, capsys):
     assert_same(load_last(RUN)["state_dict"], before["state_dict"])
 
 
+def test_a_schedule_keeps_its_length_when_epochs_get_longer(cli, capsys):
+    """As they do on fewer devices."""
+    schedule = ("--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", 0.005)
+    fit = ("fit", *MOONS, *QUICK, *schedule, "--model.lr_scheduler_interval", "step")
+    fit = (*fit, "--trainer.max_epochs", 4)
+    stop = ("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor")
+    stop = (*stop, "val/loss_per_dim", "--trainer.callbacks.stopping_threshold", 100)
+    assert cli(*fit, *stop) == 0
+    assert load_last(RUN)["global_step"] == 2
+    longer = (*fit, "--ckpt_path", "last", "--trainer.limit_train_batches", 4)
+    assert cli(*longer) == 1
+    last = error_line(capsys.readouterr().err)
+    assert "OneCycleLR ends after 8 steps, but training takes 16 with these devices" in last
+    assert last.endswith("with --trainer.max_steps 8, or train again without --ckpt_path")
+    assert cli(*longer, "--trainer.max_steps", 8) == 0
+    assert load_last(RUN)["global_step"] == 8
+    assert load_last(RUN)["lr_schedulers"][0]["last_epoch"] == 8
+
+
 def test_losses_of_a_resumed_run_are_those_of_its_epochs(cli):
     every_other = ("--trainer.check_val_every_n_epoch", 2, "--trainer.max_epochs")
     assert cli("fit", *MOONS, *every_other, 2) == 0

@@ -16,10 +16,11 @@ DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp")
 RUNS = Path("lightning_logs/moons")
 
 
-def run_ranks(server, *args):
+def run_ranks(server, *args, nodes):
     """Run a command on two ranks."""
     log = Path("ranks.txt")
-    assert wait_for_ranks(start_ranks(server, 2, args, log)) == [0, 0], log.read_text()[-3000:]
+    ranks = start_ranks(server, 2, args, log, nodes=nodes)
+    assert wait_for_ranks(ranks) == [0, 0], log.read_text()[-3000:]
 
 
 def test_ranks_have_their_own_data_and_noise_and_agree_on_the_rest(server):
@@ -51,13 +52,14 @@ def test_predict_draws_the_same_samples_on_one_process_and_on_two(server, cli, t
     checkpoint = trained("moons") / "checkpoints/last.ckpt"
     predict = ("predict", *MOONS, "--ckpt_path", checkpoint, "--num_samples", 330)
     assert cli(*predict, "--batch_size", 100) == 0
-    run_ranks(server, *predict)
-    one, two = (np.load(RUNS / f"version_{n}/samples.npz")["samples"] for n in (0, 1))
+    one = np.load(RUNS / "version_0/samples.npz")["samples"]
     assert one.shape == (330, 2)
-    np.testing.assert_allclose(one, two, atol=1e-5)
-    assert {path.name for path in (RUNS / "version_1").iterdir()} == {
-        "config.yaml", "samples.npz", "samples.png"
-    }  # fmt: skip
+    for nodes in (1, 2):
+        run_ranks(server, *predict, nodes=nodes)
+        run = RUNS / f"version_{nodes}"
+        np.testing.assert_allclose(np.load(run / "samples.npz")["samples"], one, atol=1e-5)
+        files = {path.name for path in run.iterdir()}
+        assert files == {"config.yaml", "samples.npz", "samples.png"}
 
 
 def test_an_evaluation_is_the_same_on_one_process_and_on_two(server, cli, trained):
@@ -65,13 +67,15 @@ def test_an_evaluation_is_the_same_on_one_process_and_on_two(server, cli, traine
     test = ("test", *smoke("moons_ncsn"), "--ckpt_path", checkpoint)
     few = ("--num_samples", 50, "--num_likelihood_examples", 15)
     assert cli(*test, *few) == 0
-    run_ranks(server, *test, *few)
-    one, two = (
+    for nodes in (1, 2):
+        run_ranks(server, *test, *few, nodes=nodes)
+    one, *others = (
         json.loads(Path(f"lightning_logs/moons_ncsn/version_{n}/evaluation.json").read_text())
-        for n in (0, 1)
+        for n in (0, 1, 2)
     )
-    assert one["estimates"].keys() == two["estimates"].keys()
-    for name, estimate in one["estimates"].items():
-        for number in ("value", "standard_error", "floor"):
-            expected = pytest.approx(estimate[number], rel=1e-4, abs=1e-6)
-            assert two["estimates"][name][number] == expected, name
+    for two in others:
+        assert one["estimates"].keys() == two["estimates"].keys()
+        for name, estimate in one["estimates"].items():
+            for number in ("value", "standard_error", "floor"):
+                expected = pytest.approx(estimate[number], rel=1e-4, abs=1e-6)
+                assert two["estimates"][name][number] == expected, name

@@ -87,6 +87,7 @@ class Cluster:
             for node in NODES:
                 self._start(node, *self._inside(node, "-m"), "slurmd", "-D", "-N", node)
             self._wait_for_nodes()
+            services.callback(self._cancel_all)
             self._services = services.pop_all()
         return self
 
@@ -157,6 +158,13 @@ class Cluster:
 
     def _inside(self, node, *namespaces):
         return ["nsenter", "-t", self._pids[node], "-n", "-u", *namespaces]
+
+    def _cancel_all(self):
+        """Leave no process of a job, which a node does not take along."""
+        end = time.monotonic() + 20
+        while self.run("squeue", "--noheader") and time.monotonic() < end:
+            self.run("scancel", "--user=root", "--signal=KILL", "--full")
+            time.sleep(0.2)
 
     def _wait_for_nodes(self):
         end = time.monotonic() + 60

@@ -97,7 +97,7 @@ class GaussianDiffusion:
 
     Times ``t``, and ``s`` < ``t``, are tensors of shape ``(batch,)``, one an example; data ``x_0``
     and states ``x_s``, ``x_t`` have the shape ``(batch, *event)``. Coefficients are computed in
-    float64.
+    float64. Steps raise a ``ValueError`` unless ``s`` < ``t``.
 
     Args:
         alpha: α_t as a function of a tensor of times, > 0.
@@ -176,13 +176,15 @@ class GaussianDiffusion:
 
         b² = σ_t² (1 − SNR_t / SNR_s), without the cancellation of the difference of variances.
         """
+        if not (s < t).all():
+            raise ValueError(f"a step needs times s < t, got s={s.tolist()} and t={t.tolist()}")
         b_squared = -(self.sigma(t) ** 2) * torch.expm1(self.log_snr(t) - self.log_snr(s))
         return self.alpha(t) / self.alpha(s), b_squared
 
 
 def _match(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A number for each example, of the dtype of ``x``, that broadcasts over ``x``."""
-    return expand_as(coefficient, x).to(x.dtype)
+    """A number for each example, with the dtype and device of ``x``, that broadcasts over it."""
+    return expand_as(coefficient, x).to(x)
 
 
 def variance_exploding(sigma_min: float, sigma_max: float) -> GaussianDiffusion:
@@ -265,4 +267,10 @@ def ddpm(betas: Tensor) -> GaussianDiffusion:
         raise ValueError(f"every beta must be in (0, 1), got {betas.tolist()}")
     log_alphas = F.pad((-betas.double()).log1p().cumsum(0) / 2, (1, 0))
     times = torch.arange(len(log_alphas))
-    return _variance_preserving(lambda t: log_alphas.to(t.device)[t.long()], times)
+
+    def log_alpha(t: Tensor) -> Tensor:
+        if not torch.isin(t, times.to(t)).all():
+            raise ValueError(f"times must be integers from 0 to {len(betas)}, got {t.tolist()}")
+        return log_alphas.to(t.device)[t.long()]
+
+    return _variance_preserving(log_alpha, times)

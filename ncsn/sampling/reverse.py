@@ -37,7 +37,8 @@ class Ancestral(LadderSampler):
     ) -> Tensor:
         """Song et al. 2021, equation 47."""
         denoised = x + sigma**2 * score(x, sigma)
-        t, s = (x.new_full((1,), level, dtype=torch.float64) for level in (sigma, sigma_next))
+        # On the CPU: a comparison of times on a GPU would wait for it.
+        t, s = (torch.tensor([level], dtype=torch.float64) for level in (sigma, sigma_next))
         return EXPLODING.posterior(x, denoised, s, t).sample(generator)
 
 
@@ -47,7 +48,8 @@ class PredictorCorrector(LadderSampler):
     The corrector chooses its step size for each sample by the ratio r of the norms of signal and
     noise, ε = 2 (r ‖z‖ / ‖s‖)². (The authors' code takes the mean of the norms over the batch;
     here a sample does not depend on the batch that it is in. The corrector is for images: in few
-    dimensions ‖s‖ comes near zero, and the step becomes too large.)
+    dimensions ‖s‖ comes near zero, and the step becomes too large. Where it is zero, there is no
+    step.)
 
     Source: Song et al. 2021 (arXiv 2011.13456), algorithms 2 and 4.
 
@@ -82,6 +84,7 @@ class PredictorCorrector(LadderSampler):
         for _ in range(self.corrector_steps):
             z, s = normal_like(x, generator), score(x, sigma_next)
             epsilon = 2 * (self.signal_to_noise * _norm(z) / _norm(s)) ** 2
+            epsilon = epsilon.nan_to_num(nan=0.0, posinf=0.0)
             x = x + epsilon * s + torch.sqrt(2 * epsilon) * z
         return x
 

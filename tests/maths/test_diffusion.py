@@ -5,6 +5,7 @@ and none with the fixed seeds.
 """
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -156,3 +157,18 @@ def test_a_score_of_noised_data_serves_every_diffusion(diffusion, s, t):
 def test_impossible_schedules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@each_diffusion
+def test_a_step_back_in_time_has_no_variance_and_is_refused(diffusion, s, t):
+    x = torch.randn(2, 4)
+    for call in (diffusion.transition, partial(diffusion.posterior, x)):
+        for later in (t, s):
+            with pytest.raises(ValueError, match="needs times s < t, got s="):
+                call(x, at(later, 2), at(s, 2))
+
+
+@pytest.mark.parametrize("t", [-1, 0.5, 1001])
+def test_a_time_that_is_no_step_of_ddpm_is_refused(t):
+    with pytest.raises(ValueError, match=r"integers from 0 to 1000, got \["):
+        ddpm(BETAS).alpha(at(t))

@@ -97,3 +97,12 @@ def test_steps_of_predictor_and_corrector_are_those_of_diffusers():
     sampler = PredictorCorrector(corrector_steps=1, signal_to_noise=0.16, denoise=False)
     ours = sampler(score, x, levels, torch.Generator().manual_seed(2))
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30])
+def test_where_the_score_is_zero_the_corrector_takes_no_step(scale):
+    # By the ratio of the norms the step would be infinite, and 0 times infinity is no number.
+    sampler = PredictorCorrector(corrector_steps=1)
+    x = sampler(lambda x, sigma: scale * x, torch.zeros(5000, 2), geometric(2.0, 0.5, 2))
+    # The predictor adds noise of variance 2² - 0.5².
+    assert abs(x.var().item() / (4 - 0.25) - 1) < 5 * (2 / x.numel()) ** 0.5

@@ -13,6 +13,7 @@ from ncsn.evaluation.features import FeatureNetwork, extract_features
 from ncsn.evaluation.kinds import Evaluation, Kind, Model, Pictures, Reference, Trajectory
 from ncsn.evaluation.metrics import (
     class_divergence,
+    class_shares,
     confidence,
     cubic_kernel,
     frechet_distance,
@@ -86,8 +87,7 @@ class Images(Kind):
         train = reference.train.to(samples.device)
         held_out = reference.held_out[: len(samples)].to(samples.device)
         near, near_of_held_out = (
-            nearest_neighbours(images.float(), train.float()).distances
-            for images in (samples, held_out)
+            nearest_neighbours(images, train).distances for images in (samples, held_out)
         )
         copies = estimate_all(
             lambda distances: {"memorisation_rate": memorisation_rate(distances)},
@@ -115,7 +115,7 @@ class Images(Kind):
         scores = {name: Empirical(self.decode(part)) for name, part in references.items()}
         x = self.decode(test[: min(256, len(samples))])
         levels, _ = measure_levels(model.score, scores, x, model.noise_levels)
-        near = nearest_neighbours(samples.float(), train.float())
+        near = nearest_neighbours(samples, train)
         ratio = near.distances[:, 0] / near.distances[:, 1]
         closest = ratio.argsort()[:12]
         pictures: Pictures = {
@@ -191,7 +191,7 @@ def _compare_features(
         extract_features(network, images)
         for images in (samples, held_out, train[_random_rows(train, len(samples))])
     )
-    shares = torch.bincount(labels).to(of_samples.features) / len(labels)
+    shares = class_shares(labels, of_samples.logits.shape[1]).to(of_samples.features)
     name, version = network.name, network.version
     fd, kd = f"{name}_fd_v{version}", f"{name}_kd_v{version}"
     title = f"{name.upper()}-{{}}, features v{version}"

@@ -13,6 +13,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from ncsn.evaluation import standard_errors
 from ncsn.evaluation.metrics import (
     class_divergence,
+    class_shares,
     confidence,
     cubic_kernel,
     distances,
@@ -222,3 +223,46 @@ def test_empirical_scores_bracket_the_loss():
     x = test.repeat(20, 1)  # many draws of the noise
     for row in losses_per_level(moons, references, x, geometric(1.0, 0.2, 3)):
         assert row["test"] < row["loss"] < row["train"]
+
+
+# ---- classes and examples that are missing or twice there ----
+
+
+def test_a_class_that_nobody_has_changes_nothing():
+    shares = torch.tensor([0.5, 0.5, 0.0])
+    assert class_divergence(torch.eye(3)[[0, 1, 1, 0]], shares) == 0
+    assert class_divergence(torch.eye(3)[[0, 0]], shares) == pytest.approx(math.log(2))
+    assert class_divergence(torch.eye(3)[[0, 2]], shares) == math.inf
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_samples_of_a_class_that_the_training_set_lacks_have_a_finite_divergence(missing):
+    # 100 examples of each of two classes, and half of one of the third: one of ten samples is of
+    # that, and the others are shared as they should be.
+    present = [c for c in range(3) if c != missing]
+    shares = class_shares(torch.tensor(present * 100), num_classes=3)
+    assert shares[missing].item() == pytest.approx(0.5 / 200.5)
+    found = class_divergence(torch.eye(3)[[missing] * 2 + present * 9], shares)
+    expected = 0.1 * math.log(0.1 / (0.5 / 200.5)) + 0.9 * math.log(0.45 / (100 / 200.5))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_shares_of_classes_without_a_gap_are_their_frequencies():
+    labels = torch.tensor([0, 1, 1, 2])
+    torch.testing.assert_close(class_shares(labels, 3), torch.tensor([0.25, 0.5, 0.25]))
+    assert len(class_shares(labels, 2)) == 3  # more classes than the classifier knows
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_copy_of_an_example_that_is_twice_in_the_data_counts(noise):
+    images = torch.randint(256, (50, 1, 4, 4)).float()
+    data = torch.cat([images, images[:10]])
+    samples = torch.cat([images[5:10] + noise, torch.randint(256, (15, 1, 4, 4)).float()])
+    near = nearest_neighbours(samples, data)
+    assert memorisation_rate(near.distances) == 0.25
+    torch.testing.assert_close(data[near.indices[:5, 0]], images[5:10])
+
+
+def test_data_of_one_example_has_no_second_nearest():
+    with pytest.raises(ValueError, match="1 different examples, but 2"):
+        nearest_neighbours(torch.zeros(3, 2), torch.ones(8, 2))

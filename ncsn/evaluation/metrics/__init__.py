@@ -1,6 +1,6 @@
 """Formulas: distances of samples from data, losses of score functions."""
 
-from ncsn.evaluation.metrics.classes import class_divergence, confidence
+from ncsn.evaluation.metrics.classes import class_divergence, class_shares, confidence
 from ncsn.evaluation.metrics.distances import (
     cubic_kernel,
     energy_distance,
@@ -17,6 +17,7 @@ __all__ = [
     "MeanPerLevel",
     "Neighbours",
     "class_divergence",
+    "class_shares",
     "confidence",
     "cubic_kernel",
     "energy_distance",

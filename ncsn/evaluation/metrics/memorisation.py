@@ -16,10 +16,24 @@ class Neighbours(NamedTuple):
 
 
 def nearest_neighbours(x: Tensor, data: Tensor, k: int = 2) -> Neighbours:
-    """The k nearest in ``data``, ``(m, *event)``, m >= k, of each of ``x``, ``(n, *event)``."""
-    x, data = x.flatten(1), data.flatten(1)
-    found = [torch.cdist(part, data).topk(k, largest=False) for part in in_parts(x, data)]
-    return Neighbours(torch.cat([d for d, _ in found]), torch.cat([i for _, i in found]))
+    """The k nearest in ``data``, ``(m, *event)``, of each of ``x``, ``(n, *event)``.
+
+    Examples that are twice in the data count once: what is nearest is then not also the second
+    nearest.
+
+    Raises:
+        ValueError: If there are fewer than k different examples.
+    """
+    different, group = data.flatten(1).unique(dim=0, return_inverse=True)
+    if len(different) < k:
+        raise ValueError(f"the data has {len(different)} different examples, but {k} are needed")
+    members = torch.arange(len(data), device=data.device)
+    index = group.new_empty(len(different)).scatter_(0, group, members)
+    x, different = x.flatten(1).float(), different.float()
+    found = [
+        torch.cdist(part, different).topk(k, largest=False) for part in in_parts(x, different)
+    ]
+    return Neighbours(torch.cat([d for d, _ in found]), index[torch.cat([i for _, i in found])])
 
 
 def memorisation_rate(distances: Tensor) -> float:

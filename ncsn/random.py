@@ -24,7 +24,8 @@ class Stream(IntEnum):
     VALIDATION = 2
     SAMPLING = 3
     TEST = 4
-    GLOBAL = 5
+    LEVELS = 5
+    GLOBAL = 6
 
 
 def global_seed() -> int:

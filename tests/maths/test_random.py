@@ -1,9 +1,11 @@
 """Reproducible noise: a sample's noise depends on its number, and generators on their key."""
 
 import itertools
+import re
 
 import pytest
 import torch
+from support.paths import ROOT
 
 from ncsn.random import (
     InterpolatedGenerator,
@@ -76,3 +78,10 @@ def test_interpolated_noise_leads_from_one_sample_to_the_other_and_is_normal_bet
     uniform = uniform_like(x, generator)
     assert uniform.abs().max() <= 1
     assert (uniform.var(dim=1) - 1 / 3).abs().max() < 5 * (4 / 45 / 20_000) ** 0.5
+
+
+def test_no_two_places_draw_from_the_same_stream():
+    # Two draws with the same key are the same numbers; here a stream is the key's first number.
+    sources = "\n".join(path.read_text() for path in (ROOT / "ncsn").rglob("*.py"))
+    used = re.findall(r"seeded_generator\(\s*Stream\.(\w+)", sources)
+    assert sorted(used) == sorted(stream.name for stream in Stream)

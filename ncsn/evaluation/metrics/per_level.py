@@ -83,7 +83,7 @@ def measure_levels(
     Also returns the mean excess over the levels of each example, shape ``(n,)``: the levels share
     their examples, so the standard errors in the rows are not independent.
     """
-    generator = seeded_generator(Stream.TEST, device=x.device)
+    generator = seeded_generator(Stream.LEVELS, device=x.device)
     found = losses_per_level(score, references, x, noise_levels, generator)
     rows = list(track(found, "Losses", total=len(noise_levels)))
     excesses = [row.pop("excesses") for row in rows if "excesses" in row]

@@ -63,11 +63,23 @@ So the unknown score may be replaced by the known one of the kernel::
 
 Source: Vincent 2011, "A Connection Between Score Matching and Denoising Autoencoders".
 
+Without noise
+-------------
+
+The first two also hold at σ = 0, where q is the density π of the data itself: at σ = 0,
+:func:`implicit_score_matching` and :func:`sliced_score_matching` estimate::
+
+    E[‖s‖² + 2 div s] = 2 J(θ) − E ‖∇log π‖².
+
+:func:`hyvarinen_score_matching` does so for a network that needs a noise level to be called with.
+With enough freedom a network can make div s arbitrarily negative at the training points, so the
+loss has to be watched on held-out data.
+
 What the functions return
 -------------------------
 
-Residuals stay of order one at every noise level when they are weighted by σ² (Song & Ermon 2019,
-arXiv 1907.05600, equation 6). With this weight, and D added to the implicit forms, all three
+With noise, residuals stay of order one at every level when they are weighted by σ² (Song & Ermon
+2019, arXiv 1907.05600, equation 6). With this weight, and D added to the implicit forms, all three
 functions estimate *the same number*::
 
     E ‖σs + z‖² = E[σ² (‖s‖² + 2 div s)] + D = 2σ² J(θ) + D − σ² E ‖∇log q‖²,
@@ -108,7 +120,7 @@ def denoising_score_matching(
     Args:
         score: The score function; for the other two, differentiable.
         x: Clean data, shape ``(batch, *event)``.
-        sigma: Noise level of each example, shape ``(batch,)``, > 0.
+        sigma: Noise level of each example, shape ``(batch,)``, > 0; for the other two, >= 0.
         generator: Source of the noise z, and of the signs v of sliced score matching.
 
     Returns:
@@ -129,7 +141,19 @@ def implicit_score_matching(
     """
     x_sigma, _ = perturb(x, sigma, generator)
     s, divergence = score_and_divergence(score, x_sigma, sigma)
-    return expand_as(sigma, x) ** 2 * (s.square() + 2 * divergence) + 1
+    return _weighted(s.square() + 2 * divergence, sigma)
+
+
+def hyvarinen_score_matching(
+    score: ScoreFunction, x: Tensor, sigma: Tensor, generator: Generator = None
+) -> Tensor:
+    """Implicit score matching of the data's own density, ‖s‖² + 2 div s at x: without noise.
+
+    The score function is called with ``sigma``, but the data is not noised.
+
+    Source: Hyvärinen 2005, theorem 1.
+    """
+    return implicit_score_matching(lambda x, _: score(x, sigma), x, torch.zeros_like(sigma))
 
 
 def sliced_score_matching(
@@ -151,7 +175,13 @@ def sliced_score_matching(
     s, divergence = score_and_divergence(score, x_sigma, sigma, v)
     projection = expand_as((v * s).flatten(1).sum(1), x)
     square = s.square() if variance_reduced else v * s * projection
-    return expand_as(sigma, x) ** 2 * (square + 2 * divergence) + 1
+    return _weighted(square + 2 * divergence, sigma)
+
+
+def _weighted(terms: Tensor, sigma: Tensor) -> Tensor:
+    """The sum as stated in the module's docstring: with noise, or without."""
+    noise = expand_as(sigma, terms)
+    return torch.where(noise > 0, noise**2 * terms + 1, terms)
 
 
 def score_and_divergence(

@@ -122,6 +122,9 @@ class TestReport(Callback):
         num = self.num_likelihood_examples
         num = min(kind.num_likelihood_examples if num is None else num, len(reference.held_out))
         log_likelihood = getattr(module, "log_likelihood", None)
+        if len(module.noise_levels) < 2:
+            report.about["likelihood"] = "none, since there is no flow with one noise level"
+            return
         if num < trainer.world_size or log_likelihood is None:
             return
         x, train = (

@@ -12,7 +12,11 @@ from rich.table import Table
 from ncsn.evaluation.estimate import Estimates
 from ncsn.evaluation.files import replacing, write_csv
 
-NOTES = ("features", "likelihood_solver_error")  # what the table says in addition to the sampler
+NOTES = (
+    "features",
+    "likelihood",
+    "likelihood_solver_error",
+)  # what the table says in addition to the sampler
 
 REQUIRED = {"checkpoint", "time"}  # in ``about``
 

@@ -93,7 +93,7 @@ class ScoreModule(pl.LightningModule, ABC):
         """Draw the noise levels of ``num`` training examples, shape ``(num,)``."""
 
     def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """The score of the data noised at level sigma, float32 whatever the network's precision.
+        """The score of the data noised at level sigma, in float32 at least.
 
         Args:
             x: Noisy data, shape ``(batch, *data_shape)``.
@@ -101,9 +101,11 @@ class ScoreModule(pl.LightningModule, ABC):
             label: Classes, shape ``(batch,)``, −1 for any; ignored by unconditional networks.
         """
         labels = () if label is None or not self.network.num_classes else (label,)
+        own = self.noise_levels.dtype  # that of the weights
+        dtype = torch.promote_types(own, torch.float32)
         return self.parametrisation(
-            lambda x, sigma: self.network(x, sigma, *labels).float(),
-            *(x, sigma, self.data_mean, self.data_std),
+            lambda x, sigma: self.network(x.to(own), sigma.to(own), *labels).to(dtype),
+            *(x.to(dtype), sigma.to(dtype), self.data_mean, self.data_std),
         )
 
     def loss(
@@ -129,12 +131,13 @@ class ScoreModule(pl.LightningModule, ABC):
         generator: Generator = None,
         monitor: Monitor | None = None,
     ) -> Tensor:
-        """Draw samples, shape ``(num, *data_shape)``, float32, in the units of the data.
+        """Draw samples, shape ``(num, *data_shape)``, in the units of the data.
 
         ``label`` is the class of each, shape ``(num,)``; see :class:`ncsn.sampling.Sampler`.
         """
         sampler = sampler or self.sampler
-        empty = torch.empty(num, *self.data_shape, device=self.device)
+        dtype = torch.promote_types(self.noise_levels.dtype, torch.float32)
+        empty = self.noise_levels.new_empty(num, *self.data_shape, dtype=dtype)
         x = sampler.initial(empty, self.noise_levels, generator)
         score: ScoreFunction = self.score
         if label is not None and self.network.num_classes:

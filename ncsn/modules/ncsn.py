@@ -96,7 +96,12 @@ class NCSN(ScoreModule):
             num_steps: Steps of the solver, four network evaluations each, and half as many again
                 for the estimate of the error.
             generator: Source of the probes.
+
+        Raises:
+            ValueError: If there is only one noise level, between which nothing can flow.
         """
+        if len(self.noise_levels) < 2:
+            raise ValueError("a model of one noise level has no likelihood: nothing flows")
         sigma_max, sigma_min = self.noise_levels[0].item(), self.noise_levels[-1].item()
         if prior is None:
             prior = GaussianMixture(self.data_mean.expand(1, *x.shape[1:]), self.data_std)

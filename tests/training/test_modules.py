@@ -1,17 +1,31 @@
 """DSM and NCSN: their noise levels, their samples, what they refuse."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
+from short_runs import fit
 from torch import nn
 
-from ncsn.callbacks import Preview
+from ncsn.callbacks import EMA, Preview, TestReport
 from ncsn.cli.preflight import auto_values
+from ncsn.evaluation import Report
 from ncsn.exact import GaussianMixture
 from ncsn.levels import Rho, noise_level_ratio
 from ncsn.modules import DSM, NCSN
-from ncsn.networks import ConditionedResNet, ScoreNetwork, UNet
+from ncsn.networks import MLP, ConditionedResNet, ScoreNetwork, UNet
+from ncsn.objectives import denoising_score_matching, sliced_score_matching
+from ncsn.parametrisation import EDM, Noise, Score
 from ncsn.random import Stream, seeded_generator
-from ncsn.sampling import AnnealedLangevin, ConsistentAnnealedSampling, Langevin
+from ncsn.sampling import (
+    Ancestral,
+    AnnealedLangevin,
+    ConsistentAnnealedSampling,
+    DPMSolver,
+    Langevin,
+    PredictorCorrector,
+)
 
 
 class Linear(nn.Linear, ScoreNetwork):
@@ -171,3 +185,85 @@ def test_a_module_made_in_python_keeps_no_second_copy_of_its_network():
 def test_impossible_modules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---- float64 ----
+
+PARTS = {
+    "points": (lambda: MLP(hidden_dim=8), (2,)),
+    "images": (lambda: ConditionedResNet(filters=8, num_blocks=1), (1, 8, 8)),
+    "classes": (lambda: UNet(filters=8, num_classes=3), (1, 8, 8)),
+}
+each_part = pytest.mark.parametrize(("network", "shape"), PARTS.values(), ids=PARTS)
+
+
+@each_part
+@pytest.mark.parametrize("parametrisation", [Score, Noise, EDM])
+@pytest.mark.parametrize("objective", [denoising_score_matching, sliced_score_matching])
+def test_a_module_in_float64_trains_and_samples(network, shape, parametrisation, objective):
+    module = NCSN(
+        network(),
+        num_levels=3,
+        data_shape=shape,
+        objective=objective,
+        parametrisation=parametrisation(),
+        guidance_scale=2.0,
+        level_density=(-1.0, 1.0),
+        sampler=AnnealedLangevin(1),
+    ).double()
+    label, sigma = torch.tensor([0, 1, 2, -1]), module.sample_noise_levels(4)
+    for dtype in (torch.float64, torch.float32):  # data come in float32
+        losses = module.loss(torch.randn(4, *shape, dtype=dtype), sigma, label)
+        assert losses.dtype == torch.float64
+        losses.sum().backward()
+    for sampler in (None, DPMSolver(3, eta=1.0), Ancestral(3), PredictorCorrector(3)):
+        assert module.draw(0, 3, sampler=sampler).dtype == torch.float64
+    value, _ = module.log_likelihood(torch.randn(2, *shape), num_steps=2)
+    assert value.dtype == torch.float64
+
+
+def test_float64_samples_are_those_of_float32_to_its_precision():
+    module = NCSN(MLP(hidden_dim=8), sampler=DPMSolver(10))
+    x, sigma = torch.randn(8, 2), torch.rand(8) + 0.1
+    single = module.score(x, sigma)
+    torch.testing.assert_close(module.double().score(x, sigma).float(), single)
+
+
+def test_training_and_evaluation_in_float64(tmp_path):
+    module = NCSN(
+        MLP(hidden_dim=8),
+        num_levels=3,
+        sampler=AnnealedLangevin(1),
+        preview=Preview(num_samples=4, num_compared=8),
+    )
+    trainer = fit(module, logger=CSVLogger("."), precision="64-true", callbacks=[EMA(0.9)])
+    assert module.network.layers[0].weight.dtype == torch.float64
+    trainer.callbacks.append(TestReport(20, 2))
+    trainer.test(module, trainer.datamodule, verbose=False)
+    assert Path("lightning_logs/version_0/evaluation.json").is_file()
+
+
+# ---- one noise level ----
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NCSN(MLP(hidden_dim=8), sigma_min=0.1, sigma_max=0.1, num_levels=1),
+        lambda: DSM(MLP(hidden_dim=8), sampler=Langevin(num_steps=2)),
+    ],
+)
+def test_with_one_noise_level_a_test_says_that_there_is_no_likelihood(make):
+    module = make()
+    trainer = fit(module, logger=CSVLogger("."))
+    trainer.callbacks.append(TestReport(20, 2))
+    trainer.test(module, trainer.datamodule, verbose=False)
+    report = Report.read(Path("lightning_logs/version_0"))
+    assert "nll" not in report.estimates
+    assert "one noise level" in report.about["likelihood"]
+
+
+def test_the_likelihood_of_an_ncsn_with_one_level_is_refused():
+    module = NCSN(MLP(), sigma_min=0.1, sigma_max=0.1, num_levels=1)
+    with pytest.raises(ValueError, match="one noise level"):
+        module.log_likelihood(torch.randn(3, 2))

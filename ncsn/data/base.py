@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from ncsn.data.checks import check_data, check_labels, check_range
 from ncsn.evaluation import Kind, Reference, kind_of
 from ncsn.evaluation.features import FeatureName, load_features
 from ncsn.exact import ExactScore
@@ -90,10 +91,8 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        check_range("batch_size", batch_size, 1)
         self.batch_size = batch_size
-        self.splits: dict[str, TensorBatches] = {}
 
     @cached_property
     def kind(self) -> Kind:
@@ -113,20 +112,34 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def load_splits(self) -> dict[str, TensorBatches]:
-        """The data sets ``"train"``, ``"val"`` and ``"test"``."""
+        """The data sets ``"train"``, ``"val"`` and ``"test"``.
+
+        Float64 is rounded to float32; integers as points, and labels of other types, are converted
+        if nothing is lost.
+        """
+
+    @cached_property
+    def splits(self) -> dict[str, TensorBatches]:
+        """The data sets, loaded once and checked: see :mod:`ncsn.data.checks`."""
+        if len(self.data_shape) not in (1, 3):
+            raise ValueError(
+                f"data_shape must be (dim,) or (channels, height, width), got {self.data_shape}"
+            )
+        splits = self.load_splits()
+        if missing := {"train", "val", "test"} - splits.keys():
+            raise ValueError(f"load_splits returns no data for {', '.join(sorted(missing))}")
+        checked = {}
+        for name, each in splits.items():
+            data = check_data(name, each.data, self.data_shape, self.kind.stored_dtype)
+            checked[name] = TensorBatches(data, check_labels(name, each.labels, len(data)))
+        return checked
 
     def setup(self, stage: str) -> None:
         """Load the data, once.
 
         Raises:
-            ValueError: If a split is empty, or smaller than a batch of the training.
+            ValueError: If there is something wrong with it, or less than a batch of it.
         """
-        if self.splits:
-            return
-        self.splits = self.load_splits()
-        for name, examples in self.splits.items():
-            if not len(examples):
-                raise ValueError(f"the {name} data is empty: change data.val_fraction")
         if len(self.splits["train"]) < self.batch_size:
             raise ValueError(
                 f"data.batch_size={self.batch_size} is larger than the "

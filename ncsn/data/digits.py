@@ -3,6 +3,7 @@
 import torch
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.checks import check_range
 
 
 class DigitsDataModule(InMemoryDataModule):
@@ -12,17 +13,15 @@ class DigitsDataModule(InMemoryDataModule):
     and test.
 
     Args:
-        val_fraction: Share of the images that is held out, in (0, 1).
+        val_fraction: Share of the images that is held out, in [0.01, 0.99).
         batch_size: Images in a batch, on each device.
-        seed: Seed of the split, apart from the seed of the training.
+        seed: Seed of the split, apart from the seed of the training, in [0, 2**32).
     """
 
     def __init__(self, val_fraction: float = 0.2, batch_size: int = 128, seed: int = 0) -> None:
         super().__init__(batch_size)
-        if not 0 < val_fraction < 1 or seed < 0:
-            raise ValueError(
-                f"digits need 0 < val_fraction < 1 and seed >= 0, got {val_fraction} and {seed}"
-            )
+        check_range("val_fraction", val_fraction, 0.01, 0.99)
+        check_range("seed", seed, 0, 2**32)
         self.val_fraction, self.seed = val_fraction, seed
 
     data_shape = (1, 8, 8)

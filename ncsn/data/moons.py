@@ -5,6 +5,7 @@ from functools import cached_property
 import torch
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.checks import check_range
 from ncsn.exact import TwoMoons
 from ncsn.levels import largest_distance
 
@@ -16,10 +17,10 @@ class MoonsDataModule(InMemoryDataModule):
 
     Args:
         num_points: Number of points, of both splits.
-        noise: Standard deviation of the noise around the arcs, >= 0.
+        noise: Standard deviation of the noise around the arcs, in [0, 1e6).
         val_fraction: Share of the points that is held out, in (0, 1).
         batch_size: Points in a batch, on each device.
-        seed: Seed of the data, apart from the seed of the training.
+        seed: Seed of the data, apart from the seed of the training, in [0, 2**32).
     """
 
     def __init__(
@@ -31,11 +32,10 @@ class MoonsDataModule(InMemoryDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size)
-        if num_points < 1 or not noise >= 0 or not 0 < val_fraction < 1 or seed < 0:
-            raise ValueError(
-                "moons need num_points >= 1, noise >= 0, 0 < val_fraction < 1 and seed >= 0, got "
-                f"{num_points}, {noise}, {val_fraction} and {seed}"
-            )
+        check_range("num_points", num_points, 1)
+        check_range("noise", noise, 0, 1e6)
+        check_range("val_fraction", val_fraction, 0, 1)
+        check_range("seed", seed, 0, 2**32)
         self.num_points, self.noise = num_points, noise
         self.val_fraction, self.seed = val_fraction, seed
 
@@ -79,4 +79,4 @@ class MoonsDataModule(InMemoryDataModule):
 
     @cached_property
     def _training_points(self) -> torch.Tensor:
-        return self.load_splits()["train"].data
+        return self.splits["train"].data

@@ -38,6 +38,7 @@ class Images(Kind):
     knows the answers, and, at large noise levels, of the training set.
     """
 
+    stored_dtype = torch.uint8
     num_samples = 1000
     num_likelihood_examples = 128
     num_drawn = 100

@@ -82,6 +82,7 @@ class Kind(ABC):
 
     num_samples: int  # that a test draws by default
     num_likelihood_examples: int  # whose likelihood a test computes by default
+    stored_dtype: torch.dtype
     num_drawn: int | None = None  # in the picture of ``predict``; ``None`` for all
 
     @abstractmethod

@@ -26,6 +26,7 @@ class Points(Kind):
     held-out data gives the floor.
     """
 
+    stored_dtype = torch.float32
     num_samples = 5000
     num_likelihood_examples = 1000
 

@@ -134,13 +134,18 @@ def test_a_batch_larger_than_the_data_is_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MoonsDataModule(num_points=0), "num_points >= 1"),
-        (lambda: MoonsDataModule(noise=-0.1), "noise >= 0"),
-        (lambda: MoonsDataModule(noise=float("nan")), "noise >= 0"),
-        (lambda: MoonsDataModule(val_fraction=1.0), "val_fraction < 1"),
-        (lambda: MoonsDataModule(batch_size=0), "batch_size must be at least 1"),
-        (lambda: DigitsDataModule(val_fraction=0.0), "0 < val_fraction"),
-        (lambda: DigitsDataModule(seed=-1), "seed >= 0"),
+        (lambda: MoonsDataModule(num_points=0), r"data\.num_points must be at least 1"),
+        (lambda: MoonsDataModule(noise=-0.1), r"data\.noise must be at least 0 .* got -0.1"),
+        (lambda: MoonsDataModule(noise=float("nan")), r"data\.noise .* got nan"),
+        (lambda: MoonsDataModule(noise=float("inf")), r"data\.noise .* got inf"),
+        (lambda: MoonsDataModule(noise=1e38), r"data\.noise .* below 1e\+06, got 1e\+38"),
+        (lambda: MoonsDataModule(val_fraction=1.0), r"data\.val_fraction .* below 1, got 1.0"),
+        (lambda: MoonsDataModule(val_fraction=None), r"data\.val_fraction .* got None"),
+        (lambda: MoonsDataModule(batch_size=0), r"data\.batch_size must be at least 1"),
+        (lambda: MoonsDataModule(batch_size=None), r"data\.batch_size .* got None"),
+        (lambda: DigitsDataModule(val_fraction=0.0), r"data\.val_fraction must be at least 0\.01"),
+        (lambda: DigitsDataModule(seed=-1), r"data\.seed must be at least 0"),
+        (lambda: DigitsDataModule(seed=2**32), r"data\.seed .* got 4294967296"),
     ],
 )
 def test_impossible_numbers_are_refused(make, message):
@@ -192,3 +197,112 @@ def test_damaged_mnist_is_found_and_the_file_named(mnist_dir, tmp_path, damage):
     labels.write_bytes(content)
     with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte"):
         MNISTDataModule(tmp_path).prepare_data()
+
+
+# ---- a user's data ----
+
+
+class Given(InMemoryDataModule):
+    """Data as a user may have it; what is not given is in order."""
+
+    data_mean, data_std, data_diameter = 0.0, 1.0, 4.0
+
+    def __init__(self, data_shape=(2,), **splits):
+        super().__init__(batch_size=4)
+        self.data_shape, self.given = data_shape, splits
+
+    def load_splits(self):
+        if len(self.data_shape) == 3:
+            data = torch.randint(256, (8, *self.data_shape), dtype=torch.uint8)
+        else:
+            data = torch.randn(8, *self.data_shape)
+        splits = dict.fromkeys(("train", "val", "test"), (data, torch.arange(8) % 3))
+        return {name: TensorBatches(*each) for name, each in {**splits, **self.given}.items()}
+
+
+def points(value=0.0, shape=(8, 2), dtype=torch.float32):
+    data = torch.zeros(shape, dtype=dtype)
+    data[(5, *[0] * (len(shape) - 1))] = value
+    return data
+
+
+LABELS = torch.zeros(8, dtype=torch.long)
+FAULTS = {
+    "nan": ({"train": (points(float("nan")), LABELS)}, "train data must be finite .* got nan in"),
+    "infinity": ({"val": (points(-float("inf")), LABELS)}, "val data must be .* got -inf in"),
+    "huge": ({"test": (points(1e30), LABELS)}, "test data must be .* got 1e.30 in example 5"),
+    "huge float64": ({"train": (points(1e300, dtype=torch.float64), LABELS)}, "got 1e.300"),
+    "integers": (
+        {"train": (points(2**24 + 1, dtype=torch.int64), LABELS)},
+        "train data must be exact as float32, got 1.67772e.07 in example 5",
+    ),
+    "another dimension": (
+        {"val": (points(shape=(8, 3)), LABELS)},
+        r"val data has examples of shape \(3,\), but data_shape is \(2,\)",
+    ),
+    "a number each": ({"train": (torch.zeros(8), LABELS)}, r"shape \(\), but data_shape is \(2,"),
+    "empty": ({"test": (points(shape=(8, 2))[:0], LABELS[:0])}, "test data is empty"),
+    "negative label": (
+        {"train": (points(), LABELS - 7)},
+        "train labels must be at least 0, got -7 in example 0",
+    ),
+    "half a label": ({"val": (points(), LABELS + 0.5)}, "val labels must be exact .* got 0.5"),
+    "no label": ({"val": (points(), LABELS.float() * torch.nan)}, "val labels must be .* got nan"),
+    "labels too few": ({"train": (points(), LABELS[:5])}, r"labels must be of shape \(8,\).*\(5,"),
+    "one-hot labels": ({"train": (points(), torch.eye(8))}, r"labels must be of .*got \(8, 8\)"),
+    "images without channels": ({"data_shape": (8, 8)}, r"\(dim,\) or \(channels.*got \(8, 8\)"),
+    "float images": (
+        {"data_shape": (1, 4, 4), "train": (torch.rand(8, 1, 4, 4), LABELS)},
+        "train images must be uint8, from 0 to 255, got torch.float32",
+    ),
+    "images beyond 255": (
+        {"data_shape": (1, 4, 4), "train": (torch.full((8, 1, 4, 4), 256), LABELS)},
+        "train data must be exact as uint8, got 256",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_the_data_gets_one_line_that_names_the_value(given, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Given(**given).setup("fit")
+    assert "\n" not in str(error.value)
+
+
+def test_a_split_that_is_missing_is_named():
+    class Incomplete(Given):
+        def load_splits(self):
+            return {"train": super().load_splits()["train"]}
+
+    with pytest.raises(ValueError, match="no data for test, val"):
+        Incomplete().setup("fit")
+
+
+def test_what_can_be_converted_is_converted():
+    double = torch.randn(8, 2, dtype=torch.float64)
+    whole = torch.arange(16).view(8, 2)
+    data = Given(
+        train=(double, np.arange(8, dtype=np.int32)),
+        val=(whole, torch.arange(8.0)),
+        test=(double.numpy(), torch.ones(8, dtype=torch.bool)),
+    )
+    data.setup("fit")
+    assert torch.equal(data.splits["train"].data, double.float())
+    assert torch.equal(data.splits["val"].data, whole.float())
+    for split, labels in {"train": range(8), "val": range(8), "test": [1] * 8}.items():
+        assert data.splits[split].data.dtype == torch.float32
+        assert data.splits[split].labels.dtype == torch.int64
+        assert data.splits[split].labels.tolist() == list(labels)
+    grey = torch.randint(256, (8, 1, 4, 4))
+    images = Given((1, 4, 4), train=(grey, LABELS))
+    images.setup("fit")
+    assert images.splits["train"].data.dtype == torch.uint8
+    assert torch.equal(images.splits["train"].data.long(), grey)
+
+
+def test_the_largest_values_that_are_accepted_have_finite_distances():
+    largest = (torch.finfo(torch.float32).max / 2) ** 0.5 / 2
+    data = Given(train=(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]).repeat(4, 1) * largest, LABELS))
+    data.setup("fit")
+    x = data.splits["train"].data
+    assert (x[0] - x[1]).square().sum().isfinite()

@@ -1,0 +1,82 @@
+"""The one check of the data: once, when it is loaded, one line for each fault."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_range(name: str, value: float | None, low: float, high: float = math.inf) -> None:
+    """Check an argument of a datamodule.
+
+    Raises:
+        ValueError: If it is missing, or not in [low, high).
+    """
+    if value is None or not low <= value < high:
+        limit = "finite" if high == math.inf else f"below {high:g}"
+        raise ValueError(f"data.{name} must be at least {low:g} and {limit}, got {value}")
+
+
+def check_data(
+    split: str, data: Any, data_shape: tuple[int, ...], stored_dtype: torch.dtype
+) -> Tensor:
+    """The examples of a split as they are stored; what can be converted is converted.
+
+    Args:
+        split: Name of the split.
+        data: Examples, shape ``(n, *data_shape)``.
+        data_shape: Shape of one example.
+        stored_dtype: uint8 for images, float32 for points.
+
+    Raises:
+        ValueError: If the data is empty, of another shape or type, or has values whose squared
+            distances are not finite in float32.
+    """
+    data = torch.as_tensor(data)
+    if not len(data):
+        raise ValueError(f"the {split} data is empty: change data.val_fraction")
+    if tuple(data.shape[1:]) != tuple(data_shape):
+        raise ValueError(
+            f"the {split} data has examples of shape {tuple(data.shape[1:])}, but data_shape is "
+            f"{tuple(data_shape)}"
+        )
+    if stored_dtype.is_floating_point:
+        largest = (torch.finfo(stored_dtype).max / data[0].numel()) ** 0.5 / 2
+        _refuse(~(data.abs() <= largest), data, f"{split} data", f"finite and below {largest:.1g}")
+    elif data.is_floating_point():
+        raise ValueError(f"the {split} images must be uint8, from 0 to 255, got {data.dtype}")
+    return _convert(data, stored_dtype, f"{split} data")
+
+
+def check_labels(split: str, labels: Any, num: int) -> Tensor:
+    """The labels of ``num`` examples, int64.
+
+    Raises:
+        ValueError: If they are not as many integers of at least 0.
+    """
+    labels = torch.as_tensor(labels)
+    if tuple(labels.shape) != (num,):
+        raise ValueError(
+            f"the {split} labels must be of shape ({num},), one an example, got "
+            f"{tuple(labels.shape)}"
+        )
+    labels = _convert(labels, torch.int64, f"{split} labels")
+    _refuse(labels < 0, labels, f"{split} labels", "at least 0")
+    return labels
+
+
+def _convert(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """Values in another type; to round float64 is allowed, all else has to be exact."""
+    converted = values.to(dtype)
+    if not (values.is_floating_point() and dtype.is_floating_point):
+        name = str(dtype).removeprefix("torch.")
+        _refuse(converted.to(values.dtype) != values, values, what, f"exact as {name}")
+    return converted
+
+
+def _refuse(bad: Tensor, values: Tensor, what: str, requirement: str) -> None:
+    if bad.any():
+        first = bad.nonzero()[0].tolist()
+        value = values[tuple(first)].item()
+        raise ValueError(f"the {what} must be {requirement}, got {value:g} in example {first[0]}")

@@ -27,6 +27,9 @@ from ncsn.random import Generator, normal_like
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``score(x, sigma)``: x of shape (batch, *event), sigma of shape (batch,), result like x."""
 
+SMALLEST, LARGEST = 1e-15, 1e15
+"""Noise levels lie between these, so that float32 holds their squares."""
+
 Ladder: TypeAlias = Callable[[float, float, int], Any]
 """``ladder(sigma_max, sigma_min, num_levels)``: shape (num_levels,), float32, descending."""
 
@@ -82,13 +85,15 @@ def descend(ladder: Ladder, sigma_max: float, sigma_min: float, num_levels: int)
     """The levels of a ladder, after a check that they are levels.
 
     Raises:
-        ValueError: If they are not a tensor of positive, descending numbers, one a level.
+        ValueError: If they are not a tensor of descending numbers, one a level, which are
+            positive and in a range that float32 allows.
     """
     levels = ladder(sigma_max, sigma_min, num_levels)
     valid = isinstance(levels, Tensor) and levels.shape == (num_levels,)
     if not (valid and all(0 < low < high for high, low in pairwise([math.inf, *levels.tolist()]))):
         name = getattr(ladder, "__name__", repr(ladder))
         raise ValueError(f"{name} must return {num_levels} descending noise levels, got {levels}")
+    _check_ends(levels[0].item(), levels[-1].item(), num_levels)
     return levels.float()
 
 
@@ -106,11 +111,12 @@ def log_normal_probabilities(noise_levels: Tensor, mean: float, std: float) -> T
 
 
 def _check_ends(sigma_max: float, sigma_min: float, num_levels: int) -> None:
-    if num_levels < 1:
+    if num_levels is None or num_levels < 1:  # null in a config
         raise ValueError(f"num_levels must be at least 1, got {num_levels}")
-    if not 0 < sigma_min <= sigma_max < math.inf:
+    ends = sigma_min, sigma_max
+    if None in ends or not SMALLEST <= sigma_min <= sigma_max <= LARGEST:
         raise ValueError(
-            "noise levels need 0 < sigma_min <= sigma_max < inf, "
+            f"noise levels need {SMALLEST:g} <= sigma_min <= sigma_max <= {LARGEST:g}, "
             f"got sigma_min={sigma_min} and sigma_max={sigma_max}"
         )
     if num_levels == 1 and sigma_min != sigma_max:

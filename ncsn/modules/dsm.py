@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn.levels import geometric
+from ncsn.levels import LARGEST, SMALLEST, geometric
 from ncsn.modules.base import ScoreModule
 from ncsn.networks import ScoreNetwork
 from ncsn.sampling import Langevin, Sampler
@@ -35,8 +35,9 @@ class DSM(ScoreModule):
         sampler: Sampler | None = None,
         **kwargs: Any,
     ) -> None:
-        if not sigma > 0:
-            raise ValueError(f"sigma must be a positive number, got {sigma}")
+        if sigma is None or not SMALLEST <= sigma <= LARGEST:
+            limits = f"from {SMALLEST:g} to {LARGEST:g}"
+            raise ValueError(f"sigma must be a number {limits}, got {sigma}")
         sampler = sampler or Langevin(epsilon=sigma**2, num_steps=1000)
         super().__init__(network, geometric(sigma, sigma, 1), sampler, **kwargs)
 

@@ -12,7 +12,7 @@ MISTAKES = {
     ),
     "negative sigma": (
         ["fit", *MOONS, "--model.sigma", "-1"],
-        "sigma must be a positive number, got -1",
+        "sigma must be a number from 1e-15 to 1e+15, got -1",
     ),
     "not a number": (["fit", *MOONS, "--model.sigma", "a"], "value: a"),
     "no levels": (["fit", *DIGITS, "--model.num_levels", "0"], "num_levels"),

@@ -179,7 +179,18 @@ def test_a_module_made_in_python_keeps_no_second_copy_of_its_network():
             "sigma_min=2.0",
         ),
         (lambda: NCSN(Linear(2, 2), num_levels=0), "num_levels"),
-        (lambda: DSM(Linear(2, 2), sigma=-1.0), "sigma must be a positive number, got -1.0"),
+        (lambda: DSM(Linear(2, 2), sigma=-1.0), "sigma must be a number .* got -1.0"),
+        (lambda: DSM(Linear(2, 2), sigma=1e-40), "sigma .* from 1e-15 to 1e.15, got 1e-40"),
+        (lambda: DSM(Linear(2, 2), sigma=1e39), "got 1e.39"),
+        (lambda: DSM(Linear(2, 2), sigma=None), "got None"),
+        (lambda: NCSN(Linear(2, 2), sigma_min=1e-40), "1e-15 <= sigma_min .* sigma_min=1e-40"),
+        (lambda: NCSN(Linear(2, 2), sigma_max=1e39), "sigma_max=1e.39"),
+        (lambda: NCSN(Linear(2, 2), sigma_min=None), "sigma_min=None"),
+        (lambda: NCSN(Linear(2, 2), num_levels=None), "num_levels must be at least 1, got None"),
+        (
+            lambda: NCSN(Linear(2, 2), ladder=lambda *_: torch.logspace(30, 0, 10)),
+            "sigma_max=1.*e.30",
+        ),
     ],
 )
 def test_impossible_modules_are_refused(make, message):

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn import plots
 from ncsn.evaluation import Model
@@ -31,13 +31,23 @@ def model_of(module: "ScoreModule") -> Model:
 
 
 @contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, after which each part of the module has the mode that it had."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+@contextmanager
 def evaluating(trainer: Trainer, pl_module: LightningModule) -> Iterator["ScoreModule"]:
     """The module in evaluation mode, without gradients, in the trainer's precision."""
-    training = pl_module.training
-    pl_module.eval()
-    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+    precision = trainer.precision_plugin.forward_context()
+    with evaluation_mode(pl_module), torch.inference_mode(), precision:
         yield cast("ScoreModule", pl_module)
-    pl_module.train(training)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from ncsn.callbacks.common import evaluation_mode
 from ncsn.cli.errors import from_user_code
 from ncsn.modules import ScoreModule
 from ncsn.sampling import AnnealedLangevin
@@ -27,7 +28,7 @@ class Preflight(Callback):
         name, x = type(module.network).__name__, torch.zeros(1, *module.data_shape)
         misfit = f"model.network {name} does not fit data of shape {module.data_shape}"
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(module):
                 output = module.network(x.to(module.device), torch.ones(1, device=module.device))
         except (RuntimeError, ValueError) as error:
             if from_user_code(error):

@@ -7,8 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["main"]
-
 COMMANDS = {
     "fit": "train a model",
     "validate": "compute the loss on the validation data",

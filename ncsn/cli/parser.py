@@ -205,7 +205,7 @@ class CLI(LightningCLI):
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
             raise ValueError(f"the config cannot be used: {kind}{cause}") from error
         self.model.save_hyperparameters(self._model_config(), logger=False)
-        self.model.draw = halve_when_out_of_memory(self.model.draw)
+        self.model.score = halve_when_out_of_memory(self.model.score)
         self.model.optimizer = naming("model.optimizer", self.model.optimizer)
         if self.model.lr_scheduler is not None:
             self.model.lr_scheduler = naming("model.lr_scheduler", self._schedule())

@@ -4,7 +4,6 @@ import ctypes
 import platform
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
@@ -25,27 +24,29 @@ def keep_freed_memory() -> None:
             libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def halve_when_out_of_memory(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Have a function, such as ``ScoreModule.draw``, draw fewer samples at a time if need be.
+def halve_when_out_of_memory(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Have ``ScoreModule.score`` evaluate fewer examples at a time if need be, without gradients.
 
-    It then raises ``MemoryError`` if not even one sample fits into the memory.
+    It then raises ``MemoryError`` if not even one example fits into the memory.
     """
+    limit = 2**31
 
-    def halved(start: int, stop: int, label: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def halved(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        nonlocal limit
+        given = [x, sigma] if label is None else [x, sigma, label]
+        training = torch.is_grad_enabled()  # the gradient would need all parts at once
+        size = len(x) if training else min(limit, len(x))
+        parts = zip(*(each.split(size) for each in given), strict=True)
         try:
-            return draw(start, stop, label, **kwargs)
+            return torch.cat([score(*part) for part in parts])
         except RuntimeError as error:
-            if not is_oom_error(error):
+            if training or not is_oom_error(error):
                 raise
         # Here the exception is gone, and with it the tensors that its traceback held.
         garbage_collection_cuda()
-        half = (stop - start) // 2
-        if not half:
+        if not (limit := size // 2):
             raise MemoryError("there is not enough memory for a single sample")
-        warnings.warn(f"out of memory: drawing {half} samples at a time", stacklevel=2)
-        first, rest = (None, None) if label is None else (label[:half], label[half:])
-        middle = start + half
-        parts = [halved(start, middle, first, **kwargs), halved(middle, stop, rest, **kwargs)]
-        return torch.cat(parts)
+        warnings.warn(f"out of memory: evaluating {limit} samples at a time", stacklevel=2)
+        return halved(*given)
 
     return halved

@@ -1,6 +1,6 @@
 """What the callbacks that draw samples share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ncsn import plots
 from ncsn.evaluation import Model
+from ncsn.evaluation.kinds import Pictures
 from ncsn.sampling import Monitor
 
 if TYPE_CHECKING:
@@ -75,16 +76,27 @@ def monitored(trainer: Trainer, num_steps: int, *monitors: Monitor) -> Iterator[
 
 
 def write_pictures(
-    trainer: Trainer, pictures: dict[str, plots.Picture], directory: Path, suffix: str = ""
+    trainer: Trainer, draw: Callable[[], Pictures], directory: Path, suffix: str = ""
 ) -> None:
-    """Write pictures as ``directory/{name}{suffix}``, and send them to W&B with the step."""
-    step = trainer.global_step
+    """Draw pictures, write them as ``directory/{name}{suffix}``, and send them to W&B.
+
+    What cannot be drawn or written costs a warning and not the run.
+    """
+    pictures: Pictures = {}
+    with plots.optional(f"pictures of step {trainer.global_step}"):
+        pictures = draw()
     for name, picture in pictures.items():
-        path = plots.save(picture, directory / f"{name}{suffix}")
-        caption = [f"{name}, step {step}"]
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and path.suffix == ".gif":
-                files, options = [str(path)], {"format": ["gif"], "caption": caption}
-                logger.log_video(f"pictures/{name}", files, step=step, **options)
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(f"pictures/{name}", [str(path)], step=step, caption=caption)
+        with plots.optional(f"picture {name}{suffix}"):
+            _log_picture(trainer, name, plots.save(picture, directory / f"{name}{suffix}"))
+
+
+def _log_picture(trainer: Trainer, name: str, path: Path) -> None:
+    """Send a picture to W&B with the step."""
+    step = trainer.global_step
+    caption = [f"{name}, step {step}"]
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and path.suffix == ".gif":
+            files, options = [str(path)], {"format": ["gif"], "caption": caption}
+            logger.log_video(f"pictures/{name}", files, step=step, **options)
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(f"pictures/{name}", [str(path)], step=step, caption=caption)

@@ -168,10 +168,11 @@ class SampleWriter(BasePredictionWriter):
         rank_zero_info(f"{self.about['num_samples']:,} samples are in {archive}")
         kind = kind_of(arrays["samples"].shape[1:])
         first = {name: torch.from_numpy(each[: kind.num_drawn]) for name, each in arrays.items()}
-        pictures = kind.draw_samples(kind.decode(first["samples"]), first.get("labels"))
-        for name, picture in pictures.items():
-            path = plots.save(picture, self.directory / name)
-            rank_zero_info(f"The first of them are drawn in {path}")
+        with plots.optional("picture samples"):
+            pictures = kind.draw_samples(kind.decode(first["samples"]), first.get("labels"))
+            for name, picture in pictures.items():
+                path = plots.save(picture, self.directory / name)
+                rank_zero_info(f"The first of them are drawn in {path}")
         shutil.rmtree(self.parts)
 
     def _check_finite(self, trainer: Trainer) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -74,8 +75,8 @@ class Preview(Callback):
         """Draw some of the data, to compare the samples with."""
         if self.enabled and trainer.is_global_zero:
             data = data_of(trainer)
-            pictures = data.kind.draw_data(data.reference("val"), self.num_samples)
-            write_pictures(trainer, pictures, self.directory)
+            draw = partial(data.kind.draw_data, data.reference("val"), self.num_samples)
+            write_pictures(trainer, draw, self.directory)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Repeat the last estimates where there will be no new ones, for a ``ModelCheckpoint``."""
@@ -122,10 +123,9 @@ class Preview(Callback):
         # Lightning has just moved the module to the CPU; the samples belong on the device.
         pl_module.to(trainer.strategy.root_device)
         with self._sampling(trainer, pl_module) as module:
-            pictures = self._final(trainer, module)
+            self._final(trainer, module)
         pl_module.cpu()
-        pictures["losses"] = plots.plot_losses(self.losses)
-        write_pictures(trainer, pictures, self.directory)
+        write_pictures(trainer, lambda: {"losses": plots.plot_losses(self.losses)}, self.directory)
         seconds = time.perf_counter() - self.start
         share = f"{self.seconds_sampling / seconds:.1%} of {seconds:.0f} s"
         rank_zero_info(f"Pictures are in {self.directory} (drawing them took {share})")
@@ -161,10 +161,10 @@ class Preview(Callback):
             return {}
         return {name: estimate.value for name, estimate in estimates.items()}
 
-    def _final(self, trainer: Trainer, module: "ScoreModule") -> dict[str, plots.Picture]:
+    def _final(self, trainer: Trainer, module: "ScoreModule") -> None:
         """Draw samples of the trained model, and how they emerge from the noise."""
         num_steps = module.sampler.num_steps_on(module.noise_levels)
-        trajectory = Trajectory(num_steps)
+        trajectory = Trajectory()
         with monitored(trainer, num_steps, trajectory) as monitor:
             samples = module.draw(0, self.num_samples, monitor=monitor)
         if not samples.isfinite().all():
@@ -172,17 +172,17 @@ class Preview(Callback):
                 "samples are not finite: lower the step size of model.sampler, or train longer"
             )
         self._write_samples(trainer, module, samples)
-        return data_of(trainer).kind.draw_trajectory(trajectory, samples)
+        draw = partial(data_of(trainer).kind.draw_trajectory, trajectory, samples)
+        write_pictures(trainer, draw, self.directory)
 
     def _write_samples(
         self, trainer: Trainer, module: "ScoreModule", samples: Tensor, suffix: str = ""
     ) -> None:
         data, samples = data_of(trainer), samples[: self.num_samples]
         label, when = module.labels_in_turn(0, len(samples)), f", step {trainer.global_step:,}"
-        pictures = data.kind.draw_samples(
-            samples, label, data.reference("val"), model_of(module), when
-        )
-        write_pictures(trainer, pictures, self.directory, suffix)
+        reference = data.reference("val")
+        draw = partial(data.kind.draw_samples, samples, label, reference, model_of(module), when)
+        write_pictures(trainer, draw, self.directory, suffix)
 
     @contextmanager
     def _sampling(self, trainer: Trainer, pl_module: LightningModule) -> Iterator["ScoreModule"]:

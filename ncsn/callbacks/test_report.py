@@ -83,7 +83,7 @@ class TestReport(Callback):
                     pl_module.log(f"test/{name}_{key}", getattr(estimate, key))
         if trainer.is_global_zero:
             report.write(self.directory)
-            write_pictures(trainer, pictures, self.directory / "pictures")
+            write_pictures(trainer, lambda: pictures, self.directory / "pictures")
             report.print(self.directory)
 
     def draw(

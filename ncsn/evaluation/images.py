@@ -119,15 +119,17 @@ class Images(Kind):
         near = nearest_neighbours(samples, train)
         ratio = near.distances[:, 0] / near.distances[:, 1]
         closest = ratio.argsort()[:12]
-        pictures: Pictures = {
-            "levels": plots.plot_levels({"model": levels}),
-            "neighbours": plots.plot_neighbours(
+        pictures: Pictures = {}
+        with plots.optional("picture levels"):
+            pictures["levels"] = plots.plot_levels({"model": levels})
+        with plots.optional("picture neighbours"):
+            pictures["neighbours"] = plots.plot_neighbours(
                 samples[closest], train[near.indices[closest]], ratio[closest]
-            ),
-        }
+            )
         if (network := reference.features) is not None:
             classes = extract_features(network, samples).logits.argmax(1).cpu()
-            pictures["classes"] = plots.plot_classes(reference.labels, classes, network.title)
+            with plots.optional("picture classes"):
+                pictures["classes"] = plots.plot_classes(reference.labels, classes, network.title)
         return estimates, levels, pictures
 
     def draw_samples(self, samples: Tensor, label: Tensor | None, *_: Any, **__: Any) -> Pictures:
@@ -142,6 +144,8 @@ class Images(Kind):
 
     def draw_trajectory(self, trajectory: Trajectory, samples: Tensor) -> Pictures:
         """How samples emerge from the noise: level by level, and as an animation."""
+        if not trajectory.frames:
+            return {}
         rows = list(trajectory.levels.items())
         if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
             rows = [rows[i] for i in torch.linspace(0, len(rows) - 1, 12).round().int().tolist()]

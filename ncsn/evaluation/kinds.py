@@ -57,32 +57,34 @@ class Trajectory:
     """A :data:`ncsn.sampling.Monitor` that remembers how samples emerge from the noise.
 
     Attributes:
-        num_steps: Steps of the sampler.
-        num_frames: About how many moments to remember.
+        num_frames: How many moments to remember, up to twice as many.
         frames: The first 16 samples at these moments, with their noise level.
         levels: The first 10 samples when they leave each noise level.
     """
 
-    num_steps: int
     num_frames: int = 40
     frames: list[tuple[float, Tensor]] = field(default_factory=list)
     levels: dict[float, Tensor] = field(default_factory=dict)
     _step: int = 0
+    _every: int = 1
 
     def __call__(self, sigma: float, x: Tensor) -> None:
         """Remember a step."""
-        self.levels[sigma] = x[:10]
-        if self._step % max(1, self.num_steps // self.num_frames) == 0:
-            self.frames.append((sigma, x[:16]))
+        self.levels[sigma] = x[:10].clone()
+        if self._step % self._every == 0:
+            self.frames.append((sigma, x[:16].clone()))
+        if len(self.frames) == 2 * self.num_frames:
+            del self.frames[1::2]
+            self._every *= 2
         self._step += 1
 
 
 class Kind(ABC):
     """Base class: what an example is."""
 
+    stored_dtype: torch.dtype
     num_samples: int  # that a test draws by default
     num_likelihood_examples: int  # whose likelihood a test computes by default
-    stored_dtype: torch.dtype
     num_drawn: int | None = None  # in the picture of ``predict``; ``None`` for all
 
     @abstractmethod

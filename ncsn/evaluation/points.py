@@ -61,7 +61,9 @@ class Points(Kind):
 
     def evaluate(self, model: Model, samples: Tensor, reference: Reference) -> Evaluation:
         """Distances, and the excess over the exact score's loss."""
-        pictures = self.draw_samples(samples, None, reference)
+        pictures: Pictures = {}
+        with plots.optional("picture samples"):
+            pictures = self.draw_samples(samples, None, reference)
         data, fresh = _two_sets(reference, samples)
         estimates = compare_points(samples, data, fresh)
         if reference.exact is None:
@@ -71,10 +73,12 @@ class Points(Kind):
         assert excess is not None
         title = "excess loss per dim., mean of levels"
         estimates["excess_loss"] = estimate_mean(title, excess, torch.zeros_like(excess))
-        pictures["levels"] = plots.plot_levels({"model": levels})
+        with plots.optional("picture levels"):
+            pictures["levels"] = plots.plot_levels({"model": levels})
         if samples.shape[1] == 2:
             test = reference.held_out.to(samples)
-            pictures["fields"] = _draw_fields(model, references["exact"], test)
+            with plots.optional("picture fields"):
+                pictures["fields"] = _draw_fields(model, references["exact"], test)
         return estimates, levels, pictures
 
     def draw_samples(

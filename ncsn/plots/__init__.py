@@ -3,7 +3,7 @@
 from ncsn.plots.curves import plot_classes, plot_comparison, plot_levels, plot_losses
 from ncsn.plots.images import animate, image_grid, plot_annealing, plot_neighbours
 from ncsn.plots.plane import plane_grid, plot_fields, plot_samples, plot_score_field
-from ncsn.plots.style import Animation, Picture, new_figure, save
+from ncsn.plots.style import Animation, Picture, new_figure, optional, save
 
 __all__ = [
     "Animation",
@@ -11,6 +11,7 @@ __all__ = [
     "animate",
     "image_grid",
     "new_figure",
+    "optional",
     "plane_grid",
     "plot_annealing",
     "plot_classes",

@@ -1,5 +1,8 @@
 """What all pictures share: figures, colours, and how they are written."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -22,6 +25,16 @@ Picture: TypeAlias = Figure | Image | Animation
 def new_figure(width: float, height: float) -> Figure:
     """A figure of a size in inches, without pyplot: no global state and no window."""
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Draw or write a picture; where that fails, what is left out gets a warning of one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        warnings.warn(f"{what} left out: {reason}", stacklevel=1)
 
 
 def save(picture: Picture, path: Path) -> Path:

@@ -89,7 +89,7 @@ def test_points_of_any_dimension_are_compared_and_evaluated(dim, known):
     assert set(pictures) == (in_the_plane if dim == 2 else set()) | of_levels
     assert set(drawn) == ({"samples", "score"} if dim == 2 else set())
     assert kind.draw_data(reference, 10) == {}
-    assert kind.draw_trajectory(Trajectory(3), samples) == {}
+    assert kind.draw_trajectory(Trajectory(), samples) == {}
 
 
 def test_points_are_compared_although_fewer_are_in_the_training_data_than_held_out():

@@ -14,6 +14,12 @@ MISTAKES = {
         ["fit", *MOONS, "--model.sigma", "-1"],
         "sigma must be a number from 1e-15 to 1e+15, got -1",
     ),
+    "sigma beyond float32": (
+        ["fit", *MOONS, "--model.sigma", "1e39"],
+        "sigma must be a number from 1e-15 to 1e+15, got 1e+39",
+    ),
+    "null": (["fit", *MOONS, "--data.val_fraction", "null"], "data.val_fraction must be"),
+    "huge noise": (["fit", *MOONS, "--data.noise", "1e38"], "data.noise must be at least 0 and"),
     "not a number": (["fit", *MOONS, "--model.sigma", "a"], "value: a"),
     "no levels": (["fit", *DIGITS, "--model.num_levels", "0"], "num_levels"),
     "crossed levels": (

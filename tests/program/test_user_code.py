@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.commands import QUICK, run_process, smoke
+from support.commands import QUICK, error_line, run_process, smoke
 from support.paths import ROOT
 from support.runs import load_last
 
@@ -129,6 +129,26 @@ def test_an_own_datamodule_replaces_that_of_a_config(data, config, try_all_comma
     stored = try_all_commands(config, *options)
     assert stored["data"]["class_path"] == f"own_data.{data}"
     assert stored["data"]["init_args"] == {"batch_size": 8, "num_points": 200}
+
+
+FAULTY = """
+import torch
+from own_data import Ring
+
+
+class Faulty(Ring):
+    def load_splits(self):
+        splits = super().load_splits()
+        splits["val"].data[3, 1] = float("nan")
+        return splits
+"""
+
+
+def test_a_fault_in_a_users_data_gets_one_line(cli, own, capsys):
+    Path("faulty.py").write_text(FAULTY)
+    assert cli("fit", *smoke("moons_ncsn"), "--data", "faulty.Faulty") == 1
+    line = error_line(capsys.readouterr().err)
+    assert "the val data must be finite and below 7e+18, got nan in example 3" in line
 
 
 @pytest.mark.parametrize("part", OPTIONS)

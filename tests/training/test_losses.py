@@ -12,10 +12,12 @@ from short_runs import fit
 from torch import nn
 
 from ncsn.callbacks import Preview
+from ncsn.data import InMemoryDataModule, TensorBatches
 from ncsn.modules import DSM, NCSN
 from ncsn.networks import MLP, ScoreNetwork
 from ncsn.objectives import (
     denoising_score_matching,
+    hyvarinen_score_matching,
     implicit_score_matching,
     sliced_score_matching,
 )
@@ -74,6 +76,35 @@ def test_other_objectives_train_and_estimate_the_same_loss(objective):
         losses.append(loss.detach())
     difference = losses[0].mean() - losses[1].mean()
     assert abs(difference) < 5 * ((losses[0].var() + losses[1].var()) / 20_000).sqrt()
+
+
+class Wide(InMemoryDataModule):
+    """Points of N(0, 0.25 I), all of them in one batch."""
+
+    data_shape, data_mean, data_std, data_diameter = (2,), 0.0, 0.5, 4.0
+
+    def load_splits(self):
+        data = 0.5 * torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
+        labels = torch.zeros(2000, dtype=torch.long)
+        return dict.fromkeys(("train", "val", "test"), TensorBatches(data, labels))
+
+
+def test_a_module_learns_the_score_of_the_data_itself():
+    # With one batch an epoch, gradient descent ends at minus the inverse second moment of the
+    # data, of which -4 is the value for infinitely many points. With the noise of level 1 it
+    # would be -0.8.
+    optimizer = functools.partial(torch.optim.SGD, lr=0.5)
+    module = DSM(Linear(0.0), sigma=1.0, objective=hyvarinen_score_matching, optimizer=optimizer)
+    data = Wide(batch_size=2000)
+    fit(module, epochs=40, data=data, limit_val_batches=0)
+    x = data.splits["train"].data
+    x = torch.cat([x, torch.ones(2000, 1)], dim=1)  # weight and bias
+    found = torch.cat([module.network.weight, module.network.bias[:, None]], dim=1)
+    moments = x.T @ x / 2000
+    expected = -torch.linalg.inv(moments)[:2]
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-3, atol=1e-3)
+    # Five standard errors of an eigenvalue of the covariance.
+    assert found[0, 0].item() == pytest.approx(-4, rel=5 * (2 / 2000) ** 0.5)
 
 
 # ---- the training step ----

@@ -14,7 +14,7 @@ from ncsn.evaluation import Model, Reference, Trajectory, kind_of
 from ncsn.evaluation.codec import to_float, to_uint8
 from ncsn.evaluation.images import Images
 from ncsn.evaluation.points import Points
-from ncsn.exact import Gaussian, GaussianMixture
+from ncsn.exact import GaussianMixture
 from ncsn.levels import geometric
 
 
@@ -138,20 +138,3 @@ def test_what_an_image_is_is_known_in_one_place(pattern, place):
         for path in (ROOT / "ncsn").rglob("*.py")
     }
     assert {path: count for path, count in found.items() if count} == {place: 1}
-
-
-def test_fresh_points_and_the_noise_of_their_levels_are_independent():
-    points = Points()
-    reference = Reference(
-        torch.zeros(1), torch.zeros(1), torch.zeros(1, 1), Gaussian([0.0], [[1.0]])
-    )
-    seen = []
-
-    def score(x, sigma):
-        seen.append(x)
-        return 0 * x
-
-    points.evaluate(Model(score, torch.tensor([1.0])), torch.zeros(2000, 1), reference)
-    (x_sigma,) = seen
-    # N(0, 1) data with noise of level 1; with noise equal to the data the variance would be 4.
-    assert abs(x_sigma.var().item() / 2 - 1) < 5 * (2 / 2000) ** 0.5

@@ -44,8 +44,7 @@ class ScoreModule(pl.LightningModule, ABC):
         guidance_scale: Weight of the class in samples; see :mod:`ncsn.sampling.guidance`.
         data_shape: Shape of one example. The command line links it to the data.
         data_mean, data_std: Mean and standard deviation of the data, likewise.
-        data_diameter: Largest distance between two examples, likewise; ``sigma_max=auto`` needs
-            it.
+        data_diameter: Largest distance between two examples, likewise, for ``sigma_max=auto``.
         preview: Draws samples during training.
 
     Attributes:
@@ -113,8 +112,7 @@ class ScoreModule(pl.LightningModule, ABC):
     ) -> Tensor:
         """The objective of each example, by default (σ² / σ_max²) ‖s(x + σz, σ) + z/σ‖².
 
-        Its arguments are those of :meth:`score`, but with clean data, and the source of the noise;
-        it returns shape ``(batch,)``.
+        Its arguments are those of :meth:`score`, but with clean data. Shape ``(batch,)``.
 
         Source: Song & Ermon 2019 (arXiv 1907.05600), equations 5 and 6.
         """
@@ -136,8 +134,7 @@ class ScoreModule(pl.LightningModule, ABC):
         ``label`` is the class of each, shape ``(num,)``; see :class:`ncsn.sampling.Sampler`.
         """
         sampler = sampler or self.sampler
-        dtype = torch.promote_types(self.noise_levels.dtype, torch.float32)
-        empty = self.noise_levels.new_empty(num, *self.data_shape, dtype=dtype)
+        empty = self.noise_levels.new_empty(num, *self.data_shape)
         x = sampler.initial(empty, self.noise_levels, generator)
         score: ScoreFunction = self.score
         if label is not None and self.network.num_classes:

@@ -9,12 +9,10 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
-from ncsn.cli.preflight import auto_values
 from ncsn.evaluation.images import Images
 from ncsn.random import global_seed
 from ncsn.runtime import Stopped, load_checkpoint
@@ -143,12 +141,7 @@ COMMANDS = {command.__name__: command for command in (fit, validate, test, predi
 
 
 def _check(cli: CLI) -> dict[str, Any] | None:
-    """Compare the checkpoint with the data, and say what ``auto`` was replaced by."""
-    values = auto_values(cli.model)
-    for name, value in values.items():
-        rank_zero_info(f"auto: {name} = {value:.4g}")
-    for logger in cli.trainer.loggers if values else []:
-        logger.log_hyperparams(values)
+    """Compare the checkpoint with the data."""
     if cli.checkpoint is None:
         return None
     checkpoint = load_checkpoint(cli.checkpoint)

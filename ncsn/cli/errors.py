@@ -60,8 +60,8 @@ def exit_with(error: BaseException) -> NoReturn:
     for note in getattr(error, "__notes__", ()):
         if note.startswith(LOST):
             fail(note)
-    if from_user_code(error):
-        raise error
+    if (own := _user_error(error)) is not None:
+        raise own
     if isinstance(error, OSError) and error.strerror:
         fail(f"{error.filename or 'a file or a network connection'}: {error.strerror}")
     if _raised_by_this_package(error) or isinstance(error, MisconfigurationException):
@@ -75,12 +75,6 @@ def fail(message: str, status: int = 1) -> NoReturn:
     """Print one line and exit."""
     sys.stderr.write("error: " + " ".join(message.split()) + "\n")
     sys.exit(status)
-
-
-def from_user_code(error: BaseException) -> bool:
-    """Whether an error passed through code that is no library's; its author wants to see it."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames)
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -98,11 +92,21 @@ def naming(option: str, function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            if from_user_code(error) or _raised_by_this_package(error):
+            if _raised_by_this_package(error):
                 raise
             raise ValueError(f"{option}: {error}") from error
 
     return call
+
+
+def _user_error(error: BaseException | None) -> BaseException | None:
+    """The cause that passed through code that is no library's; its author wants to see it."""
+    while error is not None:
+        frames = traceback.walk_tb(error.__traceback__)
+        if not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

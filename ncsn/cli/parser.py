@@ -13,9 +13,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from ncsn.callbacks import EMA, Divergence
-from ncsn.cli.errors import fail, from_user_code, naming, root_cause
-from ncsn.cli.preflight import Preflight
+from ncsn.callbacks import EMA, Divergence, Preflight
+from ncsn.cli.errors import fail, naming, root_cause
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.runtime import (
@@ -225,10 +224,8 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except Exception as error:
             cause = root_cause(error)
-            if from_user_code(cause):
-                raise cause from None
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
-            raise ValueError(f"the config cannot be used: {kind}{cause}") from error
+            raise ValueError(f"the config cannot be used: {kind}{cause}") from cause
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.draw = halve_when_out_of_memory(self.model.draw)
         self.model.optimizer = naming("model.optimizer", self.model.optimizer)

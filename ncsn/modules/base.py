@@ -87,6 +87,16 @@ class ScoreModule(pl.LightningModule, ABC):
         self.data_std = nn.Buffer(torch.tensor(data_std))
         self.train_loss = MeanMetric(nan_strategy="disable")  # checking for NaN synchronises
         self.val_loss = MeanPerLevel(len(noise_levels))
+        self.auto: dict[str, float] = {}  # what ``auto`` was replaced by, by argument
+
+    @property
+    def auto_values(self) -> dict[str, float]:
+        """What ``auto`` was replaced by, in the module and its samplers, by option."""
+        values = {f"model.{name}": value for name, value in self.auto.items()}
+        for option, sampler in {"": self.sampler, "preview.": self.preview.sampler}.items():
+            for name, value in sampler.auto_values(self.noise_levels).items() if sampler else ():
+                values[f"model.{option}sampler.{name}"] = value
+        return values
 
     @abstractmethod
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:

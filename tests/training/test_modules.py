@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from ncsn.callbacks import Preview
-from ncsn.cli.preflight import auto_values
 from ncsn.levels import Rho, noise_level_ratio
 from ncsn.modules import DSM, NCSN
 from ncsn.networks import ConditionedResNet, ScoreNetwork, UNet
@@ -84,7 +83,7 @@ def test_auto_noise_levels_are_ncsnv2s_techniques_1_2_and_4():
     assert ratio == pytest.approx(noise_level_ratio(784), rel=1e-3)
     assert module.auto == {"sigma_max": 33.75, "num_levels": len(module.noise_levels)}
     # The command line reports all three; epsilon is 2 a sigma_max².
-    values = auto_values(module)
+    values = module.auto_values
     assert values["model.sigma_max"] == 33.75
     assert values["model.num_levels"] == len(module.noise_levels)
     share = values["model.sampler.epsilon"] / (2 * 33.75**2)
@@ -93,7 +92,7 @@ def test_auto_noise_levels_are_ncsnv2s_techniques_1_2_and_4():
 
 
 def test_nothing_is_reported_where_nothing_is_auto():
-    assert auto_values(NCSN(Linear(2, 2))) == auto_values(DSM(Linear(2, 2))) == {}
+    assert NCSN(Linear(2, 2)).auto_values == DSM(Linear(2, 2)).auto_values == {}
 
 
 # ---- networks ----

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ncsn.callbacks import EMA, Divergence, Preflight
 from ncsn.cli.errors import fail, naming, root_cause
+from ncsn.cli.messages import UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.runtime import (
@@ -57,9 +58,23 @@ DEFAULTS = {
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line, and exits with status 2."""
 
+    file = ""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Read a config, whose name comes before what is wrong with it."""
+        self.file = f"{path}: "
+        config = super().parse_path(path, *args, **kwargs)
+        self.file = ""
+        return config
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """See :class:`Parser`."""
-        fail(message, status=2)
+        """See :class:`Parser`; the parser of a class that is an option leaves that to its user."""
+        if unknown := UNKNOWN_OPTION.search(message):
+            name = ".".join(filter(None, unknown.groups()))
+            message += did_you_mean(name, self.get_defaults(skip_validation=True).keys(), "--")
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(self.file + explain(message), status=2)
 
 
 class SaveConfig(SaveConfigCallback):

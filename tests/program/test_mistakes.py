@@ -64,6 +64,65 @@ MISTAKES = {
 }
 
 
+SPELLING = {
+    "option": (MOONS, "--model.sigm", "1", "--model.sigm", "--model.sigma"),
+    "option of the trainer": (MOONS, "--trainer.max_epoch", "3", "", "--trainer.max_epochs"),
+    "nested option": (
+        *(MOONS, "--model.network.hidden_dm", "5"),
+        *("not an option of ncsn.networks.MLP", "--model.network.hidden_dim"),
+    ),
+    "option of another class": (
+        *(DIGITS, "--model.sigma_mx", "5"),
+        *("not an option of ncsn.modules.NCSN", "--model.sigma_max"),
+    ),
+    "option of the data": (MOONS, "--data.nois", "1", "MoonsDataModule", "--data.noise"),
+    "class": (MOONS, "--model.network", "MPL", "--model.network: there is no class MPL", "MLP"),
+    "class with its module": (MOONS, "--model.network", "ncsn.networks.MPL", "MPL", "MLP"),
+    "class of torch": (MOONS, "--model.optimizer", "Adm", "no class Adm", "Adam"),
+    "class of a model": (MOONS, "--model", "DSN", "--model DSN: there is no class DSN", "DSM"),
+    "function": (
+        *(MOONS, "--model.objective", "ncsn.objectives.implict_score_matching"),
+        *("--model.objective: ", "implicit_score_matching"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "value", "hint", "meant"), SPELLING.values(), ids=SPELLING
+)
+def test_a_slip_of_the_pen_gets_the_name_that_was_meant(
+    config, option, value, hint, meant, cli, capsys
+):
+    assert cli("fit", *config, option, value) == 2
+    last = error_line(capsys.readouterr().err)
+    assert hint in last
+    assert last.endswith(f"; did you mean {meant}?")
+    assert len(last) < 200
+
+
+def test_a_command_that_was_meant_is_named(cli, capsys):
+    assert cli("ift") == 2
+    assert "did you mean fit?" in capsys.readouterr().err
+
+
+CONFIGS = {
+    "YAML": ("trainer: {\n  max_epochs: 1\ndata: {}\n", "own.yaml: ", "line 3, column 5"),
+    "no options": ("plain text\n" * 50, "own.yaml: ", "it is not a config"),
+    "option": ("model: {init_args: {sigm: 1}}", "own.yaml: ", "did you mean --model.sigma?"),
+    "value": ("model: {init_args: {sigma: much}}", "own.yaml: ", "expected float"),
+}
+
+
+@pytest.mark.parametrize(("content", "file", "hint"), CONFIGS.values(), ids=CONFIGS)
+def test_a_mistake_in_a_config_names_the_file(content, file, hint, cli, capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text(content)
+    assert cli("fit", *MOONS, "--config", "own.yaml") == 2
+    last = error_line(capsys.readouterr().err)
+    assert last.startswith(file)
+    assert hint in last
+    assert len(last) < 200
+
+
 @pytest.mark.parametrize(("args", "hint"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_gets_one_line_that_names_it(args, hint, cli, capsys):
     assert cli(*args) in (1, 2)

@@ -27,7 +27,7 @@ from ncsn.runtime import (
     load_checkpoint,
 )
 from ncsn.runtime.resume import WANDB_ID
-from ncsn.runtime.stored_config import accepts, model_from, model_to_store
+from ncsn.runtime.stored_config import accepts, check_class_paths, model_from, model_to_store
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
@@ -223,6 +223,7 @@ class CLI(LightningCLI):
         model = model_from(load_checkpoint(self.checkpoint))
         if model is None:
             return
+        check_class_paths(model, yaml.safe_load(parser.dump(self.config)))
         names = ("sampler", "guidance_scale")
         init_args = self.config.model.init_args
         given = {name: init_args[name] for name in names if name in init_args}

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from ncsn.evaluation import Kind, Reference, kind_of
 from ncsn.evaluation.features import FeatureName, load_features
 from ncsn.exact import ExactScore
+from ncsn.levels import largest_distance
 from ncsn.random import global_seed
 
 Batch = tuple[Tensor, Tensor]
@@ -67,7 +68,8 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     A batch is ``(x, label)``. Images travel as uint8 and become float32 in [-1, 1] on the device.
     The order of the training data depends on the seed (``--seed_everything``) and the epoch
-    alone, and is sharded among ranks.
+    alone, and is sharded among ranks. What a subclass does not state of its data is computed from
+    the training split.
 
     Args:
         batch_size: Examples in a batch, on each device, at least 1.
@@ -77,14 +79,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         data_mean: Mean over all values of the data, images in [-1, 1].
         data_std: Standard deviation over all values, likewise.
         data_diameter: Largest distance between two examples, likewise: NCSNv2's choice of σ_max.
+            Of more than 4,096 examples, it is the largest that a search finds.
         exact: The density that the data was drawn from, where it is known.
         feature_network: The shipped feature network in which samples are compared, if any.
     """
 
-    data_shape: tuple[int, ...]
-    data_mean: float
-    data_std: float
-    data_diameter: float
     exact: ExactScore | None = None
     feature_network: FeatureName | None = None
 
@@ -94,6 +93,41 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
             raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
         self.splits: dict[str, TensorBatches] = {}
+
+    @cached_property
+    def data_shape(self) -> tuple[int, ...]:
+        """See :class:`InMemoryDataModule`."""
+        return tuple(self.training_data.shape[1:])
+
+    @cached_property
+    def data_mean(self) -> float:
+        """See :class:`InMemoryDataModule`."""
+        return self.training_data.mean(dtype=torch.float64).item()
+
+    @cached_property
+    def data_std(self) -> float:
+        """See :class:`InMemoryDataModule`."""
+        deviation = self.training_data - self.data_mean
+        variance = deviation.square().sum(dtype=torch.float64) / (deviation.numel() - 1)
+        return variance.sqrt().item()
+
+    @cached_property
+    def data_diameter(self) -> float:
+        """See :class:`InMemoryDataModule`."""
+        x = self.training_data.flatten(1)
+        if len(x) <= 4096:
+            return largest_distance(x)
+        ends = torch.linspace(0, len(x) - 1, 64).long()
+        for _ in range(3):  # from each to the one that is farthest from it
+            ends = torch.cdist(x[ends], x).argmax(1)
+        return torch.cdist(x[ends], x).max().item()
+
+    @property
+    def training_data(self) -> Tensor:
+        """The training examples as the network sees them, float32."""
+        self.splits = self.splits or self.load_splits()
+        data = self.splits["train"].data
+        return kind_of(tuple(data.shape[1:])).decode(data)
 
     @cached_property
     def kind(self) -> Kind:
@@ -121,9 +155,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: If a split is empty, or smaller than a batch of the training.
         """
-        if self.splits:
-            return
-        self.splits = self.load_splits()
+        self.splits = self.splits or self.load_splits()
         for name, examples in self.splits.items():
             if not len(examples):
                 raise ValueError(f"the {name} data is empty: change data.val_fraction")

@@ -27,7 +27,12 @@ from ncsn.runtime import (
     load_checkpoint,
 )
 from ncsn.runtime.resume import WANDB_ID
-from ncsn.runtime.stored_config import accepts, check_class_paths, model_from, model_to_store
+from ncsn.runtime.stored_config import (
+    check_class_paths,
+    find_parameter,
+    model_from,
+    model_to_store,
+)
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
@@ -114,6 +119,7 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str], command: Command | None = None) -> None:
         self.command, name = command, command.__name__ if command else ""
         self.checkpoint: Path | None = None  # of --ckpt_path
+        self.model_is_stored = False  # taken from the checkpoint
         self.run: Path | None = None  # the directory of the run that is resumed in place
         super().__init__(
             ScoreModule,
@@ -224,6 +230,7 @@ class CLI(LightningCLI):
         if model is None:
             return
         check_class_paths(model, yaml.safe_load(parser.dump(self.config)))
+        self.model_is_stored = True
         names = ("sampler", "guidance_scale")
         init_args = self.config.model.init_args
         given = {name: init_args[name] for name in names if name in init_args}
@@ -251,15 +258,26 @@ class CLI(LightningCLI):
     def _model_config(self) -> dict[str, Any]:
         """The model's config with its links to the data."""
         config = yaml.safe_load(self.parser.dump(self.config))["model"]
-        init_args, shape = config["init_args"], self.datamodule.data_shape
-        for name in DATA_LINKS:
-            if accepts(type(self.model), name):
-                value = getattr(self.datamodule, name)
-                init_args[name] = list(value) if isinstance(value, tuple) else value
-        for name in NETWORK_LINKS:
-            if accepts(type(self.model.network), name):
-                init_args["network"].setdefault("init_args", {})[name] = shape[0]
-        return model_to_store(config["class_path"], init_args)
+        given, stored = self.config.model.init_args, config["init_args"]
+        values = {name: getattr(self.datamodule, name) for name in DATA_LINKS}
+        self._link("model", self.model, values, given, stored)
+        values = dict.fromkeys(NETWORK_LINKS, values["data_shape"][0])
+        given, stored = given.network.get("init_args", {}), stored["network"]
+        stored = stored.setdefault("init_args", {})
+        self._link("model.network", self.model.network, values, given, stored)
+        return model_to_store(config["class_path"], config["init_args"])
+
+    def _link(self, option: str, made: Any, values: Any, given: Any, stored: Any) -> None:
+        """Store what an object got from the data; refuse other values from the user."""
+        for name, value in values.items():
+            if (parameter := find_parameter(type(made), name)) is None:
+                continue
+            unset = self.model_is_stored or given.get(name, value) == parameter.default
+            if not unset and given[name] != value:
+                raise ValueError(
+                    f"--{option}.{name} {given[name]}: the data has {value}, so leave it out"
+                )
+            stored[name] = list(value) if isinstance(value, tuple) else value
 
     def _schedule(self) -> Callable[..., Any]:
         """The schedule, as long as the training unless its length is given."""

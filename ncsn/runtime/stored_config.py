@@ -65,8 +65,8 @@ def _texts(config: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-def accepts(cls: type, name: str) -> bool:
-    """Whether a class takes an argument, if need be as one that it passes on to its parent."""
+def find_parameter(cls: type, name: str) -> inspect.Parameter | None:
+    """The parameter of a class, if need be one that it passes on to its parent; None if none."""
     parameters = inspect.signature(cls).parameters
     passes_on = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
-    return name in parameters or (passes_on and accepts(cls.__mro__[1], name))
+    return parameters.get(name) or (find_parameter(cls.__mro__[1], name) if passes_on else None)

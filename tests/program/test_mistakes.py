@@ -53,6 +53,14 @@ MISTAKES = {
     ),
     "wrong network": (["fit", *DIGITS, "--model.network", "ncsn.networks.MLP"], "(1, 8, 8)"),
     "too few classes": (["fit", *DIGITS, "--model.network.num_classes", "3"], "10 classes"),
+    "channels of other data": (
+        ["fit", *DIGITS, "--model.network.channels", "3"],
+        "--model.network.channels 3: the data has 1, so leave it out",
+    ),
+    "mean of other data": (
+        ["fit", *MOONS, "--model.data_mean", "0.5"],
+        "--model.data_mean 0.5: the data has 0.37",
+    ),
     "nothing held out": (["fit", *MOONS, "--data.val_fraction", "1e-9"], "val_fraction"),
     "not a checkpoint": (["test", *MOONS, "--ckpt_path", __file__], "is not a checkpoint"),
     "nothing to compare": (["compare"], "runs"),

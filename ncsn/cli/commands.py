@@ -95,7 +95,8 @@ def predict(
         raise ValueError(f"--first_sample must be at least 0, got {first_sample}")
     model, trainer, num_classes = cli.model, cli.trainer, cli.model.network.num_classes
     if label is not None and not -1 <= label < num_classes:
-        classes = f"has {num_classes} classes" if num_classes else "is not class-conditional"
+        classes = f"has the labels 0 to {num_classes - 1}, and -1 for any"
+        classes = classes if num_classes else "is not class-conditional"
         raise ValueError(f"--label {label}: the model {classes}")
     if num_samples < trainer.world_size:
         raise ValueError(

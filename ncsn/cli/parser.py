@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ncsn.callbacks import EMA, Divergence, Preflight
 from ncsn.cli.errors import fail, naming, root_cause
 from ncsn.cli.messages import UNKNOWN_OPTION, did_you_mean, explain
+from ncsn.cli.save_config import SaveConfig, loggers_of
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.runtime import (
@@ -80,32 +81,6 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         fail(self.file + explain(message), status=2)
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's directory, and sends the config to W&B."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
-        config = config.clone()
-        for logger in _loggers(config):  # so that --name changes their names too
-            if logger.init_args.get("name") == config.name:
-                logger.init_args.name = None
-        super().__init__(parser, config, **kwargs)
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write nothing where the run has no directory."""
-        if trainer.loggers:
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Send the config to W&B, and write down W&B's identifier of the run."""
-        # Only the first rank comes here: trainer.log_dir would wait for the others.
-        directory = getattr(trainer.logger, "log_dir", None)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(self.config.as_dict())
-                if logger.version and directory:
-                    (Path(directory) / WANDB_ID).write_text(logger.version)
 
 
 class CLI(LightningCLI):
@@ -190,7 +165,7 @@ class CLI(LightningCLI):
 
     def loggers(self, class_path: str = "") -> list[Namespace]:
         """The loggers of the config, or those of a class."""
-        return [each for each in _loggers(self.config) if class_path in each.class_path]
+        return [each for each in loggers_of(self.config) if class_path in each.class_path]
 
     def _find_checkpoint(self) -> None:
         """Look for the checkpoint, and read it before the work begins."""
@@ -304,6 +279,15 @@ class CLI(LightningCLI):
             left_out += ["best", "last"]
         if config.barebones:  # it refuses our defaults
             kwargs |= {"logger": None, "log_every_n_steps": None}
+        elif config.logger is False and config.default_root_dir is None:
+            homeless = [each for each in ("best", "last") if self.config[each].dirpath is None]
+            left_out += homeless
+            kwargs["enable_checkpointing"] = len(homeless) < 2 and config.enable_checkpointing
+            rank_zero_info("trainer.logger=false: no directory, so no checkpoints and no pictures")
+        every, epochs = config.check_val_every_n_epoch, config.max_epochs
+        if every is not None and epochs is not None and 0 < epochs < every:
+            kwargs["check_val_every_n_epoch"] = epochs
+            rank_zero_info(f"validation after epoch {epochs}, the last, instead of after {every}")
         keys = [key for key in self.parser.callback_keys if key not in left_out]
         self.parser.callback_keys = keys
         trainer = super().instantiate_trainer(**kwargs)
@@ -331,10 +315,3 @@ class CLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveConfig):
                 callback.overwrite = overwrite
-
-
-def _loggers(config: Namespace) -> list[Namespace]:
-    """The loggers of a config."""
-    loggers = config.trainer.logger
-    loggers = loggers if isinstance(loggers, list) else [loggers]
-    return [each for each in loggers if isinstance(each, Namespace)]

@@ -1,5 +1,8 @@
 """A mistake on the command line gets one line that names it."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from support.commands import error_line, run_process, smoke
 
@@ -139,6 +142,31 @@ def test_a_mistake_gets_one_line_that_names_it(args, hint, cli, capsys):
     assert "usage:" not in output.err + output.out
 
 
+REFUSED = ("huge batch", "learning rate", "wrong network", "too few classes", "nothing held out")
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_a_run_that_is_refused_leaves_no_directory(mistake, cli, tmp_path):
+    assert cli(*MISTAKES[mistake][0]) == 1
+    assert not list(tmp_path.glob("lightning_logs/*/*"))
+
+
+def test_a_run_that_is_refused_leaves_other_runs_alone(cli, trained):
+    run = Path(shutil.copytree(trained("moons"), "lightning_logs/moons/version_7"))
+    before = sorted(run.rglob("*"))
+    for options in ((), ("--ckpt_path", "last"), ("--trainer.logger.version", 7)):
+        options += ("--trainer.max_epochs", 2, "--data.batch_size", 4096)
+        assert cli("fit", *MOONS, *options) != 0
+    assert sorted(run.rglob("*")) == before
+    assert [path.name for path in run.parent.iterdir()] == ["version_7"]
+
+
+def test_a_run_that_fails_after_its_first_batch_keeps_its_directory(cli, tmp_path):
+    args = ("--model.optimizer.lr", 1e30, "--trainer.limit_train_batches", 20)
+    assert cli("fit", *MOONS, *args) == 1
+    assert list(tmp_path.glob("lightning_logs/moons/version_0/config.yaml"))
+
+
 def test_a_config_that_is_no_text_is_refused(cli, capsys, trained):
     assert cli("fit", "--config", trained("moons") / "checkpoints/last.ckpt") == 1
     assert "--config is the path of a text file" in error_line(capsys.readouterr().err)
@@ -156,7 +184,7 @@ def test_predict_refuses_what_it_cannot_do(cli, capsys, trained):
     predict = ("predict", *MOONS, "--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
     for options, hint in {
         ("--num_samples", 0): "--num_samples must be at least 1",
-        ("--label", 1): "the model is not class-conditional",
+        ("--label", 1): "--label 1: the model is not class-conditional",
         ("--first_sample", -1): "--first_sample must be at least 0",
         ("--batch_size", 0): "--batch_size must be at least 1",
         ("--resume", "nowhere"): "is not the directory of an interrupted predict",
@@ -165,7 +193,25 @@ def test_predict_refuses_what_it_cannot_do(cli, capsys, trained):
         assert hint in error_line(capsys.readouterr().err)
 
 
+def test_a_label_that_does_not_exist_is_refused_with_those_that_do(cli, capsys):
+    digits = (*DIGITS, "--model.network.num_classes", 10)
+    assert cli("fit", *digits) == 0
+    for label in (10, -2):
+        assert cli("predict", *digits, "--ckpt_path", "last", "--label", label) == 1
+        last = error_line(capsys.readouterr().err)
+        assert last == f"--label {label}: the model has the labels 0 to 9, and -1 for any"
+
+
+def test_a_mistyped_data_directory_is_not_created(cli, capsys, tmp_path):
+    assert cli("fit", *smoke("mnist"), "--data.data_dir", tmp_path / "typo") == 1
+    last = error_line(capsys.readouterr().err)
+    assert f"--data.data_dir {tmp_path / 'typo'} is not a directory" in last
+    assert "MNIST/raw" in last
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_the_data_the_option_that_says_where_it_is_gets_named(server, tmp_path):
+    (tmp_path / "empty").mkdir()
     args = (*smoke("mnist"), "--data.data_dir", tmp_path / "empty")
     proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
     output = run_process(server, "fit", *args, status=1, **proxy)

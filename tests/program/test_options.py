@@ -1,5 +1,6 @@
 """Options that all commands share: the run's name, its logger, what is written and shown."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,20 @@ def test_a_logger_can_be_added_to_the_default_ones(cli):
 def test_without_a_logger_a_run_leaves_no_config_behind_and_can_be_repeated(cli):
     for _ in range(2):
         assert cli("fit", *MOONS, "--trainer.logger", "false") == 0
-    assert not list(Path().rglob("*.yaml"))
-    assert not list(Path().rglob("*.png"))
+    assert not list(Path().iterdir())
+    place = ("--last.dirpath", "here")
+    assert cli("fit", *MOONS, "--trainer.logger", "false", *place) == 0
+    assert [path.name for path in Path().rglob("*.*")] == ["last.ckpt"]
+
+
+def test_a_training_that_is_shorter_than_the_first_validation_has_one_at_its_end(cli, caplog):
+    epochs = ("--trainer.check_val_every_n_epoch", 10, "--trainer.max_epochs", 2)
+    assert cli("fit", *MOONS, *QUICK, *epochs) == 0
+    assert "validation after epoch 2, the last, instead of after 10" in caplog.text
+    assert (RUN / "checkpoints/best.ckpt").is_file()
+    with (RUN / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/loss_per_dim"]]
+    assert [row["epoch"] for row in rows] == ["1"]
 
 
 @pytest.mark.parametrize(

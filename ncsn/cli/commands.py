@@ -4,20 +4,24 @@ Each is a function whose parameters are its options, and whose docstring is thei
 """
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import yaml
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
+from ncsn.modules.compatibility import changed_settings, check_same_data, check_same_model
 from ncsn.random import global_seed
 from ncsn.runtime import Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
-from ncsn.runtime.resume import check_same_data, check_same_model, keep_metrics
+from ncsn.runtime.resume import keep_metrics
 
 
 def fit(cli: CLI) -> None:
@@ -25,6 +29,10 @@ def fit(cli: CLI) -> None:
     checkpoint = _check(cli)
     if checkpoint is not None:
         check_same_model(checkpoint, cli.model.hparams)
+        changed = changed_settings(_config_of(cast(Path, cli.checkpoint)), cli.stored_config())
+        if changed:
+            text = "resumed with %s: the result is not that of an uninterrupted training"
+            rank_zero_warn(text % ", ".join(changed))
     if cli.run is not None:
         cli.continue_in(cli.run)
         for logger in cli.trainer.loggers:
@@ -148,6 +156,14 @@ def _check(cli: CLI) -> dict[str, Any] | None:
     checkpoint = load_checkpoint(cli.checkpoint)
     check_same_data(checkpoint, cli.model)
     return checkpoint
+
+
+def _config_of(checkpoint: Path) -> dict[str, Any]:
+    """The config that the run of a checkpoint has written down, if it can be read."""
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        config = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text())
+        return config if isinstance(config, dict) else {}
+    return {}
 
 
 def _check_positive(name: str, value: int | None) -> None:

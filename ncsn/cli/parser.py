@@ -163,6 +163,10 @@ class CLI(LightningCLI):
             if self.command.__name__ != "fit" and self.checkpoint is not None:
                 self._take_model_from_checkpoint(parser)
 
+    def stored_config(self) -> dict[str, Any]:
+        """The config in the form of a file."""
+        return yaml.safe_load(self.parser.dump(self.config))
+
     def loggers(self, class_path: str = "") -> list[Namespace]:
         """The loggers of the config, or those of a class."""
         return [each for each in loggers_of(self.config) if class_path in each.class_path]
@@ -204,7 +208,7 @@ class CLI(LightningCLI):
         model = model_from(load_checkpoint(self.checkpoint))
         if model is None:
             return
-        check_class_paths(model, yaml.safe_load(parser.dump(self.config)))
+        check_class_paths(model, self.stored_config())
         self.model_is_stored = True
         names = ("sampler", "guidance_scale")
         init_args = self.config.model.init_args
@@ -232,7 +236,7 @@ class CLI(LightningCLI):
 
     def _model_config(self) -> dict[str, Any]:
         """The model's config with its links to the data."""
-        config = yaml.safe_load(self.parser.dump(self.config))["model"]
+        config = self.stored_config()["model"]
         given, stored = self.config.model.init_args, config["init_args"]
         values = {name: getattr(self.datamodule, name) for name in DATA_LINKS}
         self._link("model", self.model, values, given, stored)

@@ -1,7 +1,6 @@
 """Resuming: what may change, and where a run continues."""
 
 import csv
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from ncsn.runtime.checkpoints import load_checkpoint
 
 WANDB_ID = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
-FIXED_ARGUMENTS = (
-    *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),
-    *("optimizer", "lr_scheduler", "lr_scheduler_interval"),
-)  # of the model, which give the state in a checkpoint its meaning, or are part of it
 
 
 class Resume(Callback):
@@ -75,38 +70,6 @@ def repeat_validation(trainer: Trainer) -> None:
     progress.increment_started()
 
 
-def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
-    """Raise ``ValueError`` for data of another shape, or of another ``auto`` noise level."""
-    stored = checkpoint.get("hyper_parameters", {})
-    shape = tuple(stored.get("data_shape", module.data_shape))
-    if shape != module.data_shape:
-        raise ValueError(
-            f"the checkpoint was trained on data of shape {shape}, but the config's data has "
-            f"shape {module.data_shape}: give the config that belongs to the checkpoint"
-        )
-    sigma_max = getattr(module, "auto", {}).get("sigma_max")
-    trained = stored.get("data_diameter", sigma_max)
-    if sigma_max != trained and sigma_max is not None:
-        raise ValueError(
-            f"the checkpoint was trained with sigma_max=auto={trained:.4g}, but this data gives "
-            f"{sigma_max:.4g}: give the data of the training"
-        )
-
-
-def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for another network, ladder, optimizer or schedule."""
-    stored = checkpoint.get("hyper_parameters", {})
-    for name in FIXED_ARGUMENTS if stored and hparams else ():
-        before, now = (dict(_leaves(each.get(name), name)) for each in (stored, hparams))
-        for key in before | now:
-            if before.get(key) != now.get(key):
-                raise ValueError(
-                    f"the checkpoint was trained with model.{key}={before.get(key)}, and the "
-                    f"config has {now.get(key)}: resume with the checkpoint's value, or train "
-                    "again without --ckpt_path"
-                )
-
-
 @rank_zero_only
 def keep_metrics(logger: CSVLogger, checkpoint: Path) -> None:
     """Keep the metrics of the steps before a checkpoint, which a new writer would delete."""
@@ -116,12 +79,3 @@ def keep_metrics(logger: CSVLogger, checkpoint: Path) -> None:
     rows: list[Any] = [row for row in csv.DictReader(lines) if int(row["step"]) < stop]
     logger.experiment.metrics.extend(rows)
     logger.save()
-
-
-def _leaves(config: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """The values in a nested config, each with its dotted name."""
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            yield from _leaves(value, f"{name}.{key}" if key != "init_args" else name)
-    else:
-        yield name, list(config) if isinstance(config, tuple) else config

@@ -4,12 +4,10 @@ Each is a function whose parameters are its options, and whose docstring is thei
 """
 
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
@@ -17,7 +15,7 @@ from torch.utils.data import DataLoader
 from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
-from ncsn.modules.compatibility import changed_settings, check_same_data, check_same_model
+from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
 from ncsn.random import global_seed
 from ncsn.runtime import Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
@@ -29,7 +27,7 @@ def fit(cli: CLI) -> None:
     checkpoint = _check(cli)
     if checkpoint is not None:
         check_same_model(checkpoint, cli.model.hparams)
-        changed = changed_settings(_config_of(cast(Path, cli.checkpoint)), cli.stored_config())
+        changed = changed_settings(cast(Path, cli.checkpoint), cli.stored_config())
         if changed:
             text = "resumed with %s: the result is not that of an uninterrupted training"
             rank_zero_warn(text % ", ".join(changed))
@@ -156,14 +154,6 @@ def _check(cli: CLI) -> dict[str, Any] | None:
     checkpoint = load_checkpoint(cli.checkpoint)
     check_same_data(checkpoint, cli.model)
     return checkpoint
-
-
-def _config_of(checkpoint: Path) -> dict[str, Any]:
-    """The config that the run of a checkpoint has written down, if it can be read."""
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        config = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text())
-        return config if isinstance(config, dict) else {}
-    return {}
 
 
 def _check_positive(name: str, value: int | None) -> None:

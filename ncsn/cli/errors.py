@@ -10,9 +10,8 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
@@ -83,20 +82,6 @@ def root_cause(error: BaseException) -> BaseException:
     if deeper is None or not _raised_in(error)[0].startswith(("jsonargparse", "lightning")):
         return error
     return root_cause(deeper)
-
-
-def naming(option: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose errors name the option it belongs to, such as ``model.optimizer``."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (TypeError, ValueError) as error:
-            if _raised_by_this_package(error):
-                raise
-            raise ValueError(f"{option}: {error}") from error
-
-    return call
 
 
 def _user_error(error: BaseException | None) -> BaseException | None:

@@ -14,11 +14,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from ncsn.callbacks import EMA, Divergence, Preflight
-from ncsn.cli.errors import fail, naming, root_cause
+from ncsn.cli.errors import fail, root_cause
 from ncsn.cli.messages import UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.cli.save_config import SaveConfig, loggers_of
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
+from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
+from ncsn.modules.stored import check_class_paths
 from ncsn.runtime import (
     DurableCheckpointIO,
     GracefulStop,
@@ -28,23 +30,12 @@ from ncsn.runtime import (
     load_checkpoint,
 )
 from ncsn.runtime.resume import WANDB_ID
-from ncsn.runtime.stored_config import (
-    check_class_paths,
-    find_parameter,
-    model_from,
-    model_to_store,
-)
+from ncsn.runtime.stored_config import model_from, model_to_store
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
 
 CSV, WANDB = "lightning.pytorch.loggers.CSVLogger", "ncsn.runtime.WandbLogger"
-
-DATA_LINKS = ("data_shape", "data_mean", "data_std", "data_diameter")
-"""Arguments of models that the data knows."""
-
-NETWORK_LINKS = ("dim", "channels")
-"""Arguments of networks that are the first number of the data's shape, where they exist."""
 
 DEFAULTS = {
     "trainer.logger": [
@@ -230,46 +221,13 @@ class CLI(LightningCLI):
             raise ValueError(f"the config cannot be used: {kind}{cause}") from cause
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.draw = halve_when_out_of_memory(self.model.draw)
-        self.model.optimizer = naming("model.optimizer", self.model.optimizer)
-        if self.model.lr_scheduler is not None:
-            self.model.lr_scheduler = naming("model.lr_scheduler", self._schedule())
 
     def _model_config(self) -> dict[str, Any]:
         """The model's config with its links to the data."""
         config = self.stored_config()["model"]
-        given, stored = self.config.model.init_args, config["init_args"]
-        values = {name: getattr(self.datamodule, name) for name in DATA_LINKS}
-        self._link("model", self.model, values, given, stored)
-        values = dict.fromkeys(NETWORK_LINKS, values["data_shape"][0])
-        given, stored = given.network.get("init_args", {}), stored["network"]
-        stored = stored.setdefault("init_args", {})
-        self._link("model.network", self.model.network, values, given, stored)
+        given = None if self.model_is_stored else self.config.model.init_args
+        store_links(self.model, self.datamodule, config["init_args"], given)
         return model_to_store(config["class_path"], config["init_args"])
-
-    def _link(self, option: str, made: Any, values: Any, given: Any, stored: Any) -> None:
-        """Store what an object got from the data; refuse other values from the user."""
-        for name, value in values.items():
-            if (parameter := find_parameter(type(made), name)) is None:
-                continue
-            unset = self.model_is_stored or given.get(name, value) == parameter.default
-            if not unset and given[name] != value:
-                raise ValueError(
-                    f"--{option}.{name} {given[name]}: the data has {value}, so leave it out"
-                )
-            stored[name] = list(value) if isinstance(value, tuple) else value
-
-    def _schedule(self) -> Callable[..., Any]:
-        """The schedule, as long as the training unless its length is given."""
-        make, keywords = self.model.lr_scheduler, getattr(self.model.lr_scheduler, "keywords", {})
-        computed = keywords.get("total_steps", 0) is None and keywords.get("epochs") is None
-
-        def make_schedule(optimizer: Any) -> Any:
-            steps = self.trainer.estimated_stepping_batches
-            if computed and steps == float("inf"):
-                raise ValueError("an endless training has no schedule: set trainer.max_epochs")
-            return make(optimizer, **({"total_steps": int(steps)} if computed else {}))
-
-        return make_schedule
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the config, with durable checkpoints."""

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from ncsn.callbacks.preview import Preview
 from ncsn.evaluation.metrics import MeanPerLevel
 from ncsn.levels import ScoreFunction
+from ncsn.modules.schedules import naming, schedule_length
 from ncsn.networks import ScoreNetwork
 from ncsn.objectives import Objective, denoising_score_matching
 from ncsn.parametrisation import Parametrisation, Score
@@ -217,10 +218,13 @@ class ScoreModule(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and, if there is one, the schedule of the learning rate."""
-        optimizer = self.optimizer(self.network.parameters())
+        with naming("model.optimizer"):
+            optimizer = self.optimizer(self.network.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        scheduler: Any = self.lr_scheduler(optimizer)
+        make: Any = self.lr_scheduler
+        with naming("model.lr_scheduler"):
+            scheduler = make(optimizer, **schedule_length(make, self.trainer))
         schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -234,6 +234,7 @@ class CLI(LightningCLI):
         config = self.config.trainer
         if "spawn" in str(config.strategy):
             raise ValueError("spawned processes cannot carry the model: use trainer.strategy ddp")
+        fitting = self.command is not None and self.command.__name__ == "fit"
         left_out: list[str] = []
         if config.enable_progress_bar is False or config.barebones:
             left_out += ["progress_bar"]
@@ -245,9 +246,10 @@ class CLI(LightningCLI):
             homeless = [each for each in ("best", "last") if self.config[each].dirpath is None]
             left_out += homeless
             kwargs["enable_checkpointing"] = len(homeless) < 2 and config.enable_checkpointing
-            rank_zero_info("trainer.logger=false: no directory, so no checkpoints and no pictures")
+            if fitting:
+                rank_zero_info("without a logger, a run saves no checkpoints and no pictures")
         every, epochs = config.check_val_every_n_epoch, config.max_epochs
-        if every is not None and epochs is not None and 0 < epochs < every:
+        if fitting and every and epochs and 0 < epochs < every:
             kwargs["check_val_every_n_epoch"] = epochs
             rank_zero_info(f"validation after epoch {epochs}, the last, instead of after {every}")
         keys = [key for key in self.parser.callback_keys if key not in left_out]

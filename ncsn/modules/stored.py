@@ -35,7 +35,8 @@ def check_class_paths(model: Mapping[str, Any], config: Mapping[str, Any]) -> No
         known = text in named or module in modules
         known = known or (text.startswith(TRUSTED) and module in sys.modules)
         path = len(parts) > 1 and all(part.isidentifier() for part in parts)
-        if not known and (os.path.isfile(text) or (path and importlib.util.find_spec(parts[0]))):
+        exists = parts[0] in sys.modules or (path and importlib.util.find_spec(parts[0]))
+        if not known and (os.path.isfile(text) or (path and exists)):
             raise ValueError(
                 f"the checkpoint names {text}, which is not part of this project, and nothing but "
                 "what you name is imported: if you trust it, give the --config of its training"

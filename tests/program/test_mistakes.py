@@ -56,6 +56,10 @@ MISTAKES = {
     ),
     "wrong network": (["fit", *DIGITS, "--model.network", "ncsn.networks.MLP"], "(1, 8, 8)"),
     "too few classes": (["fit", *DIGITS, "--model.network.num_classes", "3"], "10 classes"),
+    "a datamodule that is no InMemoryDataModule": (
+        ["fit", *MOONS, "--data", "lightning.pytorch.demos.boring_classes.BoringDataModule"],
+        "BoringDataModule: it is not a subclass of InMemoryDataModule",
+    ),
     "channels of other data": (
         ["fit", *DIGITS, "--model.network.channels", "3"],
         "--model.network.channels 3: the data has 1, so leave it out",

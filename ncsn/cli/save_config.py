@@ -44,17 +44,20 @@ class SaveConfig(SaveConfigCallback):
 
     def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
         """Remove the directory of a run that has not begun, if this process made it."""
-        directory = Path(getattr(trainer.logger, "log_dir", None) or "")
+        log_dir = getattr(trainer.logger, "log_dir", None)
         loops = trainer.fit_loop.epoch_loop, trainer.validate_loop, trainer.test_loop
         progress = [loop.batch_progress.total for loop in (*loops, trainer.predict_loop)]
-        if self.overwrite or trainer.global_rank or any(each.ready for each in progress):
+        begun = any(each.ready for each in progress)
+        if begun or self.overwrite or trainer.global_rank or log_dir is None:
             return
-        files = list(directory.iterdir()) if directory.is_dir() else []
-        if {file.name for file in files} <= (WRITTEN_AT_START if self.already_saved else set()):
-            for file in files:
-                file.unlink()
-            with suppress(OSError):
-                directory.rmdir()
+        with suppress(OSError):
+            files = list(Path(log_dir).iterdir())
+            if {file.name for file in files} <= (
+                WRITTEN_AT_START if self.already_saved else set()
+            ):
+                for file in files:
+                    file.unlink()
+                Path(log_dir).rmdir()
 
 
 def loggers_of(config: Namespace) -> list[Namespace]:

@@ -165,6 +165,13 @@ def test_a_run_that_is_refused_leaves_other_runs_alone(cli, trained):
     assert [path.name for path in run.parent.iterdir()] == ["version_7"]
 
 
+def test_a_run_that_is_refused_leaves_the_working_directory_alone(cli):
+    Path("config.yaml").write_text("# of the user")
+    for logger in ("ncsn.runtime.WandbLogger", "false"):
+        assert cli("fit", *MOONS, "--trainer.logger", logger, "--model.optimizer.lr", -1) == 1
+        assert Path("config.yaml").read_text() == "# of the user"
+
+
 def test_a_run_that_fails_after_its_first_batch_keeps_its_directory(cli, tmp_path):
     args = ("--model.optimizer.lr", 1e30, "--trainer.limit_train_batches", 20)
     assert cli("fit", *MOONS, *args) == 1

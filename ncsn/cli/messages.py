@@ -5,10 +5,10 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-CLASSES = (
+CLASSES = {
     *("ncsn.modules", "ncsn.networks", "ncsn.sampling", "ncsn.parametrisation", "ncsn.levels"),
     *("ncsn.data", "ncsn.objectives", "torch.optim", "torch.optim.lr_scheduler"),
-)
+}
 """Where a class may be that is named without its module."""
 
 NOISE = re.compile(
@@ -49,8 +49,8 @@ def explain(message: str) -> str:
     reason = ("; " if option != "--" else " ").join(reasons)
     if missing := re.search(r"there is no class (\w+)$|'(\S+)' has no attribute '(\w+)'", reason):
         name, module, attribute = missing.groups()
-        modules = (module,) if module else CLASSES
-        known = {each for path in modules for each in vars(sys.modules.get(path, sys))}
+        modules = {module} if module else CLASSES
+        known = {each for path in sys.modules.keys() & modules for each in vars(sys.modules[path])}
         reason += did_you_mean(name or attribute, known, cutoff=0.6)
     if unknown := re.match(r"Option '(.+?)' is not accepted(.*)", reason):
         prefix, of = f"{option}.".replace("--.", "--"), f" of {owner[-1]}" if owner else ""

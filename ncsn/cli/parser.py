@@ -245,7 +245,8 @@ class CLI(LightningCLI):
         elif config.logger is False and config.default_root_dir is None:
             homeless = [each for each in ("best", "last") if self.config[each].dirpath is None]
             left_out += homeless
-            kwargs["enable_checkpointing"] = len(homeless) < 2 and config.enable_checkpointing
+            if len(homeless) == 2 and "Checkpoint" not in str(config.callbacks):
+                kwargs["enable_checkpointing"] = False  # or Lightning adds its own
             if fitting:
                 rank_zero_info("without a logger, a run saves no checkpoints and no pictures")
         every, epochs = config.check_val_every_n_epoch, config.max_epochs

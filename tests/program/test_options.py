@@ -54,9 +54,13 @@ def test_without_a_logger_a_run_leaves_no_config_behind_and_can_be_repeated(cli)
     for _ in range(2):
         assert cli("fit", *MOONS, "--trainer.logger", "false") == 0
     assert not list(Path().iterdir())
-    place = ("--last.dirpath", "here")
-    assert cli("fit", *MOONS, "--trainer.logger", "false", *place) == 0
-    assert [path.name for path in Path().rglob("*.*")] == ["last.ckpt"]
+    own = ("--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.dirpath", "own")
+    for option in (("--last.dirpath", "here"), own):
+        assert cli("fit", *MOONS, "--trainer.logger", "false", *option) == 0
+    assert sorted(str(path) for path in Path().rglob("*.*")) == [
+        "here/last.ckpt",
+        "own/epoch=0-step=2.ckpt",
+    ]
 
 
 def test_a_training_that_is_shorter_than_the_first_validation_has_one_at_its_end(cli, caplog):

@@ -7,7 +7,6 @@ write checkpoints last.
 =======================  ===========================================================
 hook                     what happens, in this order
 =======================  ===========================================================
-setup                    ``Preflight`` tries the network on the data
 on_train_batch_end       ``EMA`` updates the average; ``Divergence`` checks the
                          numbers; ``ModelCheckpoint`` saves; ``GracefulStop`` saves
                          the last step

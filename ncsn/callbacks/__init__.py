@@ -1,4 +1,4 @@
-"""Callbacks: the average of the weights, checks of numbers, previews, predictions, test reports.
+"""Callbacks: checks, the average of the weights, previews, predictions, test reports.
 
 None imports another. What they do depends on the order in which Lightning calls them: first those
 of the trainer, in the order of its list, then those of the module (the preview), and those that
@@ -27,7 +27,8 @@ on_fit_end               ``EMA`` does so after a finished run; ``Preview`` draws
 from ncsn.callbacks.divergence import Divergence
 from ncsn.callbacks.ema import EMA
 from ncsn.callbacks.predictions import SampleWriter
+from ncsn.callbacks.preflight import Preflight
 from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.test_report import TestReport
 
-__all__ = ["EMA", "Divergence", "Preview", "SampleWriter", "TestReport"]
+__all__ = ["EMA", "Divergence", "Preflight", "Preview", "SampleWriter", "TestReport"]

@@ -2,10 +2,13 @@
 
 import argparse
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
+
+from ncsn.cli.messages import did_you_mean
 
 COMMANDS = {
     "fit": "train a model",
@@ -64,6 +67,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if unknown := re.search("invalid choice: '(.+?)'", message):
+            message += did_you_mean(unknown[1], COMMANDS, cutoff=0.6)
         sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
         sys.exit(2)
 

@@ -9,17 +9,16 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
-from ncsn.cli.preflight import auto_values
 from ncsn.evaluation.images import Images
+from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
 from ncsn.random import global_seed
 from ncsn.runtime import CSVLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
-from ncsn.runtime.resume import check_same_data, check_same_model
 
 
 def fit(cli: CLI) -> None:
@@ -27,6 +26,10 @@ def fit(cli: CLI) -> None:
     checkpoint = _check(cli)
     if checkpoint is not None:
         check_same_model(checkpoint, cli.model.hparams)
+        changed = changed_settings(cast(Path, cli.checkpoint), cli.stored_config())
+        if changed:
+            text = "resumed with %s: the result is not that of an uninterrupted training"
+            rank_zero_warn(text % ", ".join(changed))
     if cli.run is not None:
         cli.continue_in(cli.run)
         step = checkpoint["global_step"] if checkpoint else 0
@@ -100,7 +103,8 @@ def predict(
         raise ValueError(f"--first_sample must be at least 0, got {first_sample}")
     model, trainer, num_classes = cli.model, cli.trainer, cli.model.network.num_classes
     if label is not None and not -1 <= label < num_classes:
-        classes = f"has {num_classes} classes" if num_classes else "is not class-conditional"
+        classes = f"has the labels 0 to {num_classes - 1}, and -1 for any"
+        classes = classes if num_classes else "is not class-conditional"
         raise ValueError(f"--label {label}: the model {classes}")
     if num_samples < trainer.world_size:
         raise ValueError(
@@ -146,12 +150,7 @@ COMMANDS = {command.__name__: command for command in (fit, validate, test, predi
 
 
 def _check(cli: CLI) -> dict[str, Any] | None:
-    """Compare the checkpoint with the data, and say what ``auto`` was replaced by."""
-    values = auto_values(cli.model)
-    for name, value in values.items():
-        rank_zero_info(f"auto: {name} = {value:.4g}")
-    for directory in cli.run_directories:
-        directory.auto_values = values
+    """Compare the checkpoint with the data."""
     if cli.checkpoint is None:
         return None
     checkpoint = load_checkpoint(cli.checkpoint)

@@ -10,9 +10,8 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
@@ -60,8 +59,8 @@ def exit_with(error: BaseException) -> NoReturn:
     for note in getattr(error, "__notes__", ()):
         if note.startswith(LOST):
             fail(note)
-    if from_user_code(error):
-        raise error
+    if (own := _user_error(error)) is not None:
+        raise own
     if isinstance(error, OSError) and error.strerror:
         fail(f"{error.filename or 'a file or a network connection'}: {error.strerror}")
     if _raised_by_this_package(error) or isinstance(error, MisconfigurationException):
@@ -86,12 +85,6 @@ def fail(message: str, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
-def from_user_code(error: BaseException) -> bool:
-    """Whether an error passed through code that is no library's; its author wants to see it."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames)
-
-
 def root_cause(error: BaseException) -> BaseException:
     """The error below the messages of jsonargparse and Lightning."""
     deeper = error.__cause__ or error.__context__
@@ -100,18 +93,14 @@ def root_cause(error: BaseException) -> BaseException:
     return root_cause(deeper)
 
 
-def naming(option: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose errors name the option it belongs to, such as ``model.optimizer``."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (TypeError, ValueError) as error:
-            if from_user_code(error) or _raised_by_this_package(error):
-                raise
-            raise ValueError(f"{option}: {error}") from error
-
-    return call
+def _user_error(error: BaseException | None) -> BaseException | None:
+    """The cause that passed through code that is no library's; its author wants to see it."""
+    while error is not None:
+        frames = traceback.walk_tb(error.__traceback__)
+        if not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

@@ -13,11 +13,13 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from ncsn.callbacks import EMA, Divergence
-from ncsn.cli.errors import fail, from_user_code, naming, root_cause
-from ncsn.cli.preflight import Preflight
+from ncsn.callbacks import EMA, Divergence, Preflight
+from ncsn.cli.errors import fail, root_cause
+from ncsn.cli.messages import UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
+from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
+from ncsn.modules.stored import check_class_paths
 from ncsn.runtime import (
     DurableCheckpointIO,
     GracefulStop,
@@ -27,18 +29,12 @@ from ncsn.runtime import (
 )
 from ncsn.runtime.checkpoints import LastCheckpoint, find_last_checkpoint
 from ncsn.runtime.runs import WANDB_ID, CSVLogger, RunDirectory, configured_loggers, find_last_run
-from ncsn.runtime.stored_config import accepts, model_from, model_to_store
+from ncsn.runtime.stored_config import model_from, model_to_store
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
 
 CSV, WANDB = "ncsn.runtime.CSVLogger", "ncsn.runtime.WandbLogger"
-
-DATA_LINKS = ("data_shape", "data_mean", "data_std", "data_diameter")
-"""Arguments of models that the data knows."""
-
-NETWORK_LINKS = ("dim", "channels")
-"""Arguments of networks that are the first number of the data's shape, where they exist."""
 
 DEFAULTS = {
     "trainer.logger": [
@@ -58,9 +54,23 @@ DEFAULTS = {
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line, and exits with status 2."""
 
+    file = ""
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Read a config, whose name comes before what is wrong with it."""
+        self.file = f"{path}: "
+        config = super().parse_path(path, *args, **kwargs)
+        self.file = ""
+        return config
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """See :class:`Parser`."""
-        fail(message, status=2)
+        """See :class:`Parser`; the parser of a class that is an option leaves that to its user."""
+        if unknown := UNKNOWN_OPTION.search(message):
+            name = ".".join(filter(None, unknown.groups()))
+            message += did_you_mean(name, self.get_defaults(skip_validation=True).keys(), "--")
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(self.file + explain(message), status=2)
 
 
 class CLI(LightningCLI):
@@ -74,6 +84,7 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str], command: Command | None = None) -> None:
         self.command, name = command, command.__name__ if command else ""
         self.checkpoint: Path | None = None  # of --ckpt_path
+        self.model_is_stored = False  # taken from the checkpoint
         self.run: Path | None = None  # the directory of the run that is resumed in place
         super().__init__(
             ScoreModule,
@@ -144,6 +155,10 @@ class CLI(LightningCLI):
             if self.command.__name__ != "fit" and self.checkpoint is not None:
                 self._take_model_from_checkpoint(parser)
 
+    def stored_config(self) -> dict[str, Any]:
+        """The config in the form of a file."""
+        return yaml.safe_load(self.parser.dump(self.config))
+
     def loggers(self, class_path: str = "") -> list[Namespace]:
         """The loggers of the config, or those of a class."""
         return [each for each in configured_loggers(self.config) if class_path in each.class_path]
@@ -184,6 +199,8 @@ class CLI(LightningCLI):
         model = model_from(load_checkpoint(self.checkpoint))
         if model is None:
             return
+        check_class_paths(model, self.stored_config())
+        self.model_is_stored = True
         names = ("sampler", "guidance_scale")
         init_args = self.config.model.init_args
         given = {name: init_args[name] for name in names if name in init_args}
@@ -200,47 +217,24 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except Exception as error:
             cause = root_cause(error)
-            if from_user_code(cause):
-                raise cause from None
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
-            raise ValueError(f"the config cannot be used: {kind}{cause}") from error
+            raise ValueError(f"the config cannot be used: {kind}{cause}") from cause
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.score = halve_when_out_of_memory(self.model.score)
-        self.model.optimizer = naming("model.optimizer", self.model.optimizer)
-        if self.model.lr_scheduler is not None:
-            self.model.lr_scheduler = naming("model.lr_scheduler", self._schedule())
 
     def _model_config(self) -> dict[str, Any]:
         """The model's config with its links to the data."""
-        config = yaml.safe_load(self.parser.dump(self.config))["model"]
-        init_args, shape = config["init_args"], self.datamodule.data_shape
-        for name in DATA_LINKS:
-            if accepts(type(self.model), name):
-                value = getattr(self.datamodule, name)
-                init_args[name] = list(value) if isinstance(value, tuple) else value
-        for name in NETWORK_LINKS:
-            if accepts(type(self.model.network), name):
-                init_args["network"].setdefault("init_args", {})[name] = shape[0]
-        return model_to_store(config["class_path"], init_args)
-
-    def _schedule(self) -> Callable[..., Any]:
-        """The schedule, as long as the training unless its length is given."""
-        make, keywords = self.model.lr_scheduler, getattr(self.model.lr_scheduler, "keywords", {})
-        computed = keywords.get("total_steps", 0) is None and keywords.get("epochs") is None
-
-        def make_schedule(optimizer: Any) -> Any:
-            steps = self.trainer.estimated_stepping_batches
-            if computed and steps == float("inf"):
-                raise ValueError("an endless training has no schedule: set trainer.max_epochs")
-            return make(optimizer, **({"total_steps": int(steps)} if computed else {}))
-
-        return make_schedule
+        config = self.stored_config()["model"]
+        given = None if self.model_is_stored else self.config.model.init_args
+        store_links(self.model, self.datamodule, config["init_args"], given)
+        return model_to_store(config["class_path"], config["init_args"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the config, with durable checkpoints."""
         config = self.config.trainer
         if "spawn" in str(config.strategy):
             raise ValueError("spawned processes cannot carry the model: use trainer.strategy ddp")
+        fitting = self.command is not None and self.command.__name__ == "fit"
         left_out: list[str] = []
         if config.enable_progress_bar is False or config.barebones:
             left_out += ["progress_bar"]
@@ -248,6 +242,17 @@ class CLI(LightningCLI):
             left_out += ["best", "last"]
         if config.barebones:  # it refuses our defaults
             kwargs |= {"logger": None, "log_every_n_steps": None}
+        elif config.logger is False and config.default_root_dir is None:
+            homeless = [each for each in ("best", "last") if self.config[each].dirpath is None]
+            left_out += homeless
+            if len(homeless) == 2 and "Checkpoint" not in str(config.callbacks):
+                kwargs["enable_checkpointing"] = False  # or Lightning adds its own
+            if fitting:
+                rank_zero_info("without a logger, a run saves no checkpoints and no pictures")
+        every, epochs = config.check_val_every_n_epoch, config.max_epochs
+        if fitting and every and epochs and 0 < epochs < every:
+            kwargs["check_val_every_n_epoch"] = epochs
+            rank_zero_info(f"validation after epoch {epochs}, the last, instead of after {every}")
         keys = [key for key in self.parser.callback_keys if key not in left_out]
         self.parser.callback_keys = keys
         trainer = super().instantiate_trainer(**kwargs)

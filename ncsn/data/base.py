@@ -15,6 +15,7 @@ from ncsn.data.checks import check_data, check_labels, check_range
 from ncsn.evaluation import Kind, Reference, kind_of
 from ncsn.evaluation.features import FeatureName, load_features
 from ncsn.exact import ExactScore
+from ncsn.levels import largest_distance
 from ncsn.random import global_seed
 
 Batch = tuple[Tensor, Tensor]
@@ -68,7 +69,8 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     A batch is ``(x, label)``. Images travel as uint8 and become float32 in [-1, 1] on the device.
     The order of the training data depends on the seed (``--seed_everything``) and the epoch
-    alone, and is sharded among ranks.
+    alone, and is sharded among ranks. What a subclass does not state of its data is computed from
+    the training split.
 
     Args:
         batch_size: Examples in a batch, on each device, at least 1.
@@ -78,14 +80,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         data_mean: Mean over all values of the data, images in [-1, 1].
         data_std: Standard deviation over all values, likewise.
         data_diameter: Largest distance between two examples, likewise: NCSNv2's choice of σ_max.
+            Of more than 4,096 examples, it is the largest that a search finds.
         exact: The density that the data was drawn from, where it is known.
         feature_network: The shipped feature network in which samples are compared, if any.
     """
 
-    data_shape: tuple[int, ...]
-    data_mean: float
-    data_std: float
-    data_diameter: float
     exact: ExactScore | None = None
     feature_network: FeatureName | None = None
 
@@ -93,6 +92,39 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         super().__init__()
         check_range("batch_size", batch_size, 1)
         self.batch_size = batch_size
+
+    @cached_property
+    def data_shape(self) -> tuple[int, ...]:
+        """See :class:`InMemoryDataModule`."""
+        return tuple(self._loaded["train"].data.shape[1:])
+
+    @cached_property
+    def data_mean(self) -> float:
+        """See :class:`InMemoryDataModule`."""
+        return self.training_data.mean(dtype=torch.float64).item()
+
+    @cached_property
+    def data_std(self) -> float:
+        """See :class:`InMemoryDataModule`."""
+        deviation = self.training_data - self.data_mean
+        variance = deviation.square().sum(dtype=torch.float64) / (deviation.numel() - 1)
+        return variance.sqrt().item()
+
+    @cached_property
+    def data_diameter(self) -> float:
+        """See :class:`InMemoryDataModule`."""
+        x = self.training_data.flatten(1)
+        if len(x) <= 4096:
+            return largest_distance(x)
+        ends = torch.linspace(0, len(x) - 1, 64).long()
+        for _ in range(3):  # from each to the one that is farthest from it
+            ends = torch.cdist(x[ends], x).argmax(1)
+        return torch.cdist(x[ends], x).max().item()
+
+    @property
+    def training_data(self) -> Tensor:
+        """The training examples as the network sees them, float32."""
+        return self.kind.decode(self.splits["train"].data)
 
     @cached_property
     def kind(self) -> Kind:
@@ -119,17 +151,21 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         """
 
     @cached_property
+    def _loaded(self) -> dict[str, TensorBatches]:
+        splits = self.load_splits()
+        if missing := {"train", "val", "test"} - splits.keys():
+            raise ValueError(f"load_splits returns no data for {', '.join(sorted(missing))}")
+        return splits
+
+    @cached_property
     def splits(self) -> dict[str, TensorBatches]:
         """The data sets, loaded once and checked: see :mod:`ncsn.data.checks`."""
         if len(self.data_shape) not in (1, 3):
             raise ValueError(
                 f"data_shape must be (dim,) or (channels, height, width), got {self.data_shape}"
             )
-        splits = self.load_splits()
-        if missing := {"train", "val", "test"} - splits.keys():
-            raise ValueError(f"load_splits returns no data for {', '.join(sorted(missing))}")
         checked = {}
-        for name, each in splits.items():
+        for name, each in self._loaded.items():
             data = check_data(name, each.data, self.data_shape, self.kind.stored_dtype)
             checked[name] = TensorBatches(data, check_labels(name, each.labels, len(data)))
         return checked
@@ -140,10 +176,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: If there is something wrong with it, or less than a batch of it.
         """
-        if len(self.splits["train"]) < self.batch_size:
+        num = len(self.splits["train"])  # loads and checks them
+        if num < self.batch_size:
             raise ValueError(
-                f"data.batch_size={self.batch_size} is larger than the "
-                f"{len(self.splits['train'])} training examples: lower it"
+                f"data.batch_size={self.batch_size} is larger than the {num} training examples: "
+                "lower it"
             )
 
     def train_dataloader(self) -> DataLoader[Batch]:

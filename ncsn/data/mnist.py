@@ -25,7 +25,7 @@ class MNISTDataModule(InMemoryDataModule):
     """LeCun's handwritten digits: 60,000 training and 10,000 test images of 28x28 pixels.
 
     The last 5,000 training images are held out for validation. torchvision downloads the files
-    when they are missing, in one process.
+    when they are missing, in one process, into a directory that exists or into ``data``.
 
     Args:
         data_dir: Directory that holds, or will hold, ``MNIST/raw`` in torchvision's layout.
@@ -57,6 +57,12 @@ class MNISTDataModule(InMemoryDataModule):
             ValueError: If a file is damaged.
         """
         raw = self.data_dir / "MNIST" / "raw"
+        if not self.data_dir.is_dir() and self.data_dir != Path("data"):
+            raise FileNotFoundError(
+                f"--data.data_dir {self.data_dir} is not a directory: give one that holds "
+                "MNIST/raw/train-images-idx3-ubyte and so on, as torchvision lays them out, or an "
+                "empty one to download them into"
+            )
         if not all((raw / name).is_file() for name in CHECKSUMS):
             try:
                 raw.mkdir(parents=True, exist_ok=True)

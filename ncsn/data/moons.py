@@ -58,25 +58,11 @@ class MoonsDataModule(InMemoryDataModule):
         return TwoMoons(self.noise, num_points=1024) if self.noise > 0 else None
 
     @cached_property
-    def data_mean(self) -> float:  # type: ignore[override]
-        """See :class:`InMemoryDataModule`."""
-        return self._training_points.double().mean().item()
-
-    @cached_property
-    def data_std(self) -> float:  # type: ignore[override]
-        """See :class:`InMemoryDataModule`."""
-        return self._training_points.double().std().item()
-
-    @cached_property
-    def data_diameter(self) -> float:  # type: ignore[override]
+    def data_diameter(self) -> float:
         """See :class:`InMemoryDataModule`."""
         from scipy.spatial import ConvexHull
 
-        points = self._training_points
+        points = self.training_data
         if len(points) < 3:
             return largest_distance(points)
         return largest_distance(points[ConvexHull(points.numpy()).vertices])
-
-    @cached_property
-    def _training_points(self) -> torch.Tensor:
-        return self.splits["train"].data

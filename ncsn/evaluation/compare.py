@@ -1,6 +1,8 @@
 """Several runs side by side: ``python -m ncsn compare RUN RUN ...``."""
 
+import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +25,8 @@ class Run(NamedTuple):
     report: Report | None
 
 
-def read_run(directory: Path) -> Run:
-    """Read the directory of a fit or of a test.
+def read_run(directory: Path, name: str) -> Run:
+    """Read the directory of a fit or of a test, which is called ``name``.
 
     A fit comes with the latest test of one of its checkpoints in a neighbouring directory, and a
     test with the curves of the fit that wrote its checkpoint.
@@ -33,18 +35,18 @@ def read_run(directory: Path) -> Run:
         ValueError: If the directory is not that of a run.
     """
     root, report = directory.resolve(), _report_in(directory)
-    trained_in = directory if report is None else _checkpoint(report).parent.parent
-    curves = _read_curves(trained_in / "metrics.csv")
+    metrics = (directory if report is None else _checkpoint(report).parent.parent) / "metrics.csv"
+    curves = _read_curves(metrics)
     if report is None:
-        found = filter(None, map(_report_in, root.parent.iterdir()))
-        tests = [each for each in found if _checkpoint(each).is_relative_to(root)]
-        report = max(tests, key=lambda each: each.about["time"], default=None)
-    if report is None and not curves:
+        report = max(_tests_of(root), key=lambda each: each.about["time"], default=None)
+    if report is None and not metrics.is_file():
         raise ValueError(
             f"{directory} is not a run: it has no metrics.csv of a fit and no evaluation.json of "
             "a test"
         )
-    return Run("/".join(root.parts[-2:]), curves, report)
+    if report is None and not curves:
+        raise ValueError(f"{metrics} has no validation, and {directory} was not tested")
+    return Run(name, curves, report)
 
 
 def compare(runs: list[Path], output: Path) -> None:
@@ -57,15 +59,17 @@ def compare(runs: list[Path], output: Path) -> None:
     Raises:
         ValueError: If a directory is not that of a run.
     """
-    found = [read_run(directory) for directory in runs]
+    names = distinct_names(runs)
+    found = [read_run(directory, name) for directory, name in names.items()]
     output.mkdir(parents=True, exist_ok=True)
     reports = {run.name: run.report for run in found if run.report is not None}
-    names = list(dict.fromkeys(name for report in reports.values() for name in report.estimates))
+    metrics = list(dict.fromkeys(name for report in reports.values() for name in report.estimates))
     picture = output / "comparison.png"
-    headings = "metric", *(run.name for run in found), "floor", "better"
-    table = Table(*headings, title="value ± standard error", caption=f"Picture: {picture}")
+    table = Table(title="value ± standard error", caption=f"Picture: {picture}")
+    for heading in ("metric", *names.values(), "floor", "better"):
+        table.add_column(heading, overflow="fold")
     rows = []
-    for name in names:
+    for name in metrics:
         estimates = [run.report.estimates.get(name) if run.report else None for run in found]
         known = next(each for each in estimates if each)
         cells = [each.formatted if each else "-" for each in estimates]
@@ -87,6 +91,27 @@ def compare(runs: list[Path], output: Path) -> None:
     for run in found:
         if run.report is None:
             Console().print(f"{run.name} was not evaluated: python -m ncsn test --ckpt_path ...")
+
+
+def distinct_names(runs: list[Path]) -> dict[Path, str]:
+    """Names of directories, each once: the last parts of their paths, as many as it takes."""
+    paths = list(dict.fromkeys(run.resolve() for run in runs))
+    for num in range(2, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-num:]) for path in paths]
+        if len(set(names)) == len(paths):
+            break
+    return dict(zip(paths, names, strict=True))
+
+
+def _tests_of(root: Path) -> Iterator[Report]:
+    """The tests of a fit's checkpoints, in the directories beside it."""
+    for directory in root.parent.iterdir():
+        try:
+            report = _report_in(directory)
+            if report is not None and _checkpoint(report).is_relative_to(root):
+                yield report
+        except (ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
 
 
 def _checkpoint(report: Report) -> Path:

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from ncsn.callbacks.preview import Preview
 from ncsn.evaluation.metrics import MeanPerLevel
 from ncsn.levels import ScoreFunction
+from ncsn.modules.schedules import naming, schedule_length
 from ncsn.networks import ScoreNetwork
 from ncsn.objectives import Objective, denoising_score_matching
 from ncsn.parametrisation import Parametrisation, Score
@@ -86,6 +87,16 @@ class ScoreModule(pl.LightningModule, ABC):
         self.data_std = nn.Buffer(torch.tensor(data_std))
         self.train_loss = MeanMetric(nan_strategy="disable")  # checking for NaN synchronises
         self.val_loss = MeanPerLevel(len(noise_levels))
+        self.auto: dict[str, float] = {}  # what ``auto`` was replaced by, by argument
+
+    @property
+    def auto_values(self) -> dict[str, float]:
+        """What ``auto`` was replaced by, in the module and its samplers, by option."""
+        values = {f"model.{name}": value for name, value in self.auto.items()}
+        for option, sampler in {"": self.sampler, "preview.": self.preview.sampler}.items():
+            for name, value in sampler.auto_values(self.noise_levels).items() if sampler else ():
+                values[f"model.{option}sampler.{name}"] = value
+        return values
 
     @abstractmethod
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
@@ -207,10 +218,13 @@ class ScoreModule(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and, if there is one, the schedule of the learning rate."""
-        optimizer = self.optimizer(self.network.parameters())
+        with naming("model.optimizer"):
+            optimizer = self.optimizer(self.network.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        scheduler: Any = self.lr_scheduler(optimizer)
+        make: Any = self.lr_scheduler
+        with naming("model.lr_scheduler"):
+            scheduler = make(optimizer, **schedule_length(make, self.trainer))
         schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -49,33 +49,43 @@ def plot_comparison(
 
     ``curves`` has pairs of an epoch and a value by metric and run; see :func:`plot_levels`.
     """
+    names = dict.fromkeys(name for runs in (*curves.values(), levels) for name in runs)
+    colors = {name: f"C{i}" for i, name in enumerate(names)}
     num = len(curves) + bool(levels)
     figure = new_figure(4.8 * num, 4.0)
     panels = figure.subplots(1, num, squeeze=False)[0]
     for axes, (metric, runs) in zip(panels, sorted(curves.items()), strict=False):
-        _curves(axes, runs)
+        _curves(axes, runs, colors)
         axes.set(ylabel=metric, yscale="log")
     if levels:
-        _levels(panels[-1], levels)
+        _levels(panels[-1], levels, colors)
     return figure
 
 
-def _curves(axes: Axes, curves: Mapping[str, Curve]) -> None:
+def _curves(
+    axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str] | None = None
+) -> None:
     for name, points in curves.items():
-        marker = "." if len(points) < 30 else None
-        axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker)
+        x, y = ([point[i] for point in points] for i in (0, 1))
+        marker, color = "." if len(points) < 30 else None, (colors or {}).get(name)
+        axes.plot(x, y, label=name, marker=marker, color=color)
     axes.set(xlabel="epoch")
     axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
 
 
-def _levels(axes: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+def _levels(
+    axes: Axes,
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+    colors: Mapping[str, str] | None = None,
+) -> None:
     for i, (name, rows) in enumerate(runs.items()):
         sigma = [row["sigma"] for row in rows]
         losses = [row["loss"] for row in rows]
         errors = [2 * row["loss_standard_error"] for row in rows]
-        axes.errorbar(sigma, losses, errors, marker=".", label=f"{name} (± 2 standard errors)")
+        label, color = f"{name} (± 2 standard errors)", (colors or {}).get(name)
+        axes.errorbar(sigma, losses, errors, marker=".", label=label, color=color)
         for key, (title, style) in LEVEL_STYLES.items():
             if i == 0 and key in rows[0]:
                 values = [row[key] for row in rows]

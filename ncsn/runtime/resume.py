@@ -1,7 +1,7 @@
 """Resuming: what may change, and where a run continues."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,6 @@ from ncsn.data.base import ResumableSampler
 from ncsn.random import Stream, global_seed, seeded_generator
 
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}  # shaped as weights
-FIXED_ARGUMENTS = (
-    *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),
-    *("optimizer", "lr_scheduler", "lr_scheduler_interval"),
-)  # of the model, which give the state in a checkpoint its meaning, or are part of it
 
 
 class Resume(Callback):
@@ -118,49 +114,3 @@ def check_moments(optimizers: Iterable[Optimizer]) -> None:
                         f"the checkpoint's optimizer state does not fit the model: {name} has "
                         f"shape {tuple(state[name].shape)}, weights {tuple(parameter.shape)}"
                     )
-
-
-def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
-    """Raise ``ValueError`` for data of another shape, or of another ``auto`` noise level."""
-    stored = checkpoint.get("hyper_parameters", {})
-    shape = tuple(stored.get("data_shape", module.data_shape))
-    if shape != module.data_shape:
-        raise ValueError(
-            f"the checkpoint was trained on data of shape {shape}, but the config's data has "
-            f"shape {module.data_shape}: give the config that belongs to the checkpoint"
-        )
-    sigma_max = getattr(module, "auto", {}).get("sigma_max")
-    trained = stored.get("data_diameter", sigma_max)
-    if sigma_max != trained and sigma_max is not None:
-        raise ValueError(
-            f"the checkpoint was trained with sigma_max=auto={trained:.4g}, but this data gives "
-            f"{sigma_max:.4g}: give the data of the training"
-        )
-
-
-def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for another network, ladder, optimizer or schedule."""
-    if "loops" not in checkpoint:
-        raise ValueError(
-            "the checkpoint has weights alone (save_weights_only), so fit cannot resume from it; "
-            "test and predict can use it"
-        )
-    stored = checkpoint.get("hyper_parameters", {})
-    for name in FIXED_ARGUMENTS if stored and hparams else ():
-        before, now = (dict(_leaves(each.get(name), name)) for each in (stored, hparams))
-        for key in before | now:
-            if before.get(key) != now.get(key):
-                raise ValueError(
-                    f"the checkpoint was trained with model.{key}={before.get(key)}, and the "
-                    f"config has {now.get(key)}: resume with the checkpoint's value, or train "
-                    "again without --ckpt_path"
-                )
-
-
-def _leaves(config: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """The values in a nested config, each with its dotted name."""
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            yield from _leaves(value, f"{name}.{key}" if key != "init_args" else name)
-    else:
-        yield name, list(config) if isinstance(config, tuple) else config

@@ -4,8 +4,9 @@ import math
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from filelock import FileLock, Timeout
@@ -65,15 +66,20 @@ class CSVLogger(LightningCSVLogger):
             self._experiment = Metrics(self.log_dir, self.stop)
         return self._experiment  # type: ignore[return-value]
 
-    def claim(self) -> None:
-        """Make the directory; if another process was faster, that of the next version."""
+    def claim(self) -> bool:
+        """Make the directory, or that of the next version if another process was faster.
+
+        Returns whether it was made: not if the user has chosen one that exists.
+        """
         while True:
             try:
-                return Path(self.log_dir).mkdir(parents=True)
+                Path(self.log_dir).mkdir(parents=True)
             except FileExistsError:
                 if not self._numbered:
-                    return  # the user's choice
-                self._version = None
+                    return False
+                self._version = self._experiment = None
+            else:
+                return True
 
     def _get_next_version(self) -> int:
         self._numbered = True
@@ -93,8 +99,8 @@ class RunDirectory(SaveConfigCallback):
             if logger.init_args.get("name") == config.name:
                 logger.init_args.name = None
         super().__init__(parser, config, **kwargs)
-        self.auto_values: dict[str, float] = {}  # what ``auto`` in the config comes to
         self.lock: FileLock | None = None
+        self.made = False  # whether this process has made the directory
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Do nothing if the run has no directory.
@@ -105,7 +111,7 @@ class RunDirectory(SaveConfigCallback):
         failure, logger = "", trainer.logger
         if trainer.is_global_zero and isinstance(logger, CSVLogger):
             if self.save_to_log_dir and not self.overwrite:
-                logger.claim()
+                self.made = logger.claim()
             try:
                 self.lock = lock(Path(logger.log_dir))
             except ValueError as error:
@@ -122,8 +128,8 @@ class RunDirectory(SaveConfigCallback):
         """Send the config to W&B, and write down W&B's identifier of the run."""
         # Only the first rank comes here: trainer.log_dir would wait for the others.
         directory = getattr(trainer.logger, "log_dir", None)
-        for logger in trainer.loggers if self.auto_values else []:
-            logger.log_hyperparams(self.auto_values)
+        for logger in trainer.loggers if (values := cast(Any, pl_module).auto_values) else []:
+            logger.log_hyperparams(values)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())
@@ -147,8 +153,12 @@ class RunDirectory(SaveConfigCallback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Unlock the directory; the system does so when the process is killed."""
+        """Unlock the directory; remove it if the run was refused before its first batch."""
         self.teardown(trainer, pl_module, "")
+        loops = trainer.validate_loop, trainer.test_loop, trainer.predict_loop
+        progress = (loop.batch_progress for loop in (trainer.fit_loop.epoch_loop, *loops))
+        if self.made and not any(each.total.ready for each in progress):
+            shutil.rmtree(getattr(trainer.logger, "log_dir", ""), ignore_errors=True)
 
 
 def configured_loggers(config: Namespace) -> list[Namespace]:

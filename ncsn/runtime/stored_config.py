@@ -1,6 +1,9 @@
-"""The config of a model in its checkpoints, in the form that ``load_from_checkpoint`` reads."""
+"""The config of a model in its checkpoints, in the form that ``load_from_checkpoint`` reads.
 
-import inspect
+A checkpoint may come from anybody. The command line imports nothing that only a checkpoint names;
+``load_from_checkpoint`` in Python imports and calls whatever it names: only for your own.
+"""
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +22,3 @@ def model_from(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     stored.pop("_instantiator", None)
     class_path = stored.pop("_class_path", None)
     return class_path and {"class_path": class_path, "dict_kwargs": stored}
-
-
-def accepts(cls: type, name: str) -> bool:
-    """Whether a class takes an argument, if need be as one that it passes on to its parent."""
-    parameters = inspect.signature(cls).parameters
-    passes_on = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
-    return name in parameters or (passes_on and accepts(cls.__mro__[1], name))

@@ -85,6 +85,10 @@ class Sampler(ABC):
             return uniform_like(x, generator)
         return noise_levels[0] * normal_like(x, generator)
 
+    def auto_values(self, noise_levels: Tensor) -> dict[str, float]:
+        """What the arguments that are ``"auto"`` stand for on a ladder, by name."""
+        return {}
+
     def num_steps_on(self, noise_levels: Tensor) -> int:
         """How often a call reports to the monitor: once a step, the Tweedie step included."""
         return len(self.path(noise_levels)) - 1 + self.denoise

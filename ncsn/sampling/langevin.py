@@ -113,6 +113,12 @@ class AnnealedLangevin(Sampler):
             return langevin_step_size(noise_levels.tolist(), self.steps_per_level)
         return self.epsilon / (2 * noise_levels[0].item() ** 2)
 
+    def auto_values(self, noise_levels: Tensor) -> dict[str, float]:
+        """See :meth:`Sampler.auto_values`."""
+        if self.epsilon != "auto":
+            return {}
+        return {"epsilon": 2 * self.share(noise_levels) * noise_levels[0].item() ** 2}
+
     def path(self, noise_levels: Tensor) -> list[float]:
         """Each level L times; the first step starts from the prior at the largest."""
         self._share = self.share(noise_levels)

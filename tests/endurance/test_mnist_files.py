@@ -100,6 +100,7 @@ def test_two_processes_that_prepare_the_data_at_once_wait_for_each_other(mnist_d
 
 
 def test_missing_data_ends_all_ranks_without_a_traceback(server):
+    Path("none").mkdir()
     args = ("fit", *smoke("mnist"), "--data.data_dir", "none")
     ranks = start_ranks(server, 2, args, "log.txt", NO_NETWORK)
     assert all(rank.wait() for rank in ranks)

@@ -9,8 +9,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from matplotlib.colors import to_hex
 from support.paths import CONFIGS, SMOKE
 
+from ncsn import plots
 from ncsn.callbacks import TestReport
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.evaluation import Estimate, Report
@@ -190,3 +192,67 @@ def test_compare_names_runs_that_were_not_tested_and_directories_that_are_no_run
     assert Path("elsewhere/comparison.png").is_file()
     assert cli("compare", "lightning_logs") == 1
     assert "is not a run" in capsys.readouterr().err
+
+
+def write_fit(run, metrics):
+    """A fit of one epoch, without training."""
+    run.mkdir(parents=True)
+    with (run / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["epoch", *metrics])
+        writer.writeheader()
+        writer.writerows({"epoch": epoch, **metrics} for epoch in (0, 1))
+    return run
+
+
+LOSS = {"val/loss_per_dim": 0.5}
+
+
+def test_compare_says_that_a_run_has_no_validation(cli, capsys, tmp_path):
+    run = write_fit(tmp_path / "a/version_0", {"train/loss_per_dim": 1.0})
+    assert cli("compare", run) == 1
+    error = capsys.readouterr().err
+    assert "metrics.csv has no validation" in error
+    assert "not a run" not in error
+
+
+def test_compare_gives_runs_different_names_that_are_shown_whole(cli, capsys, tmp_path):
+    long = "a_rather_long_name_of_an_experiment"
+    runs = [write_fit(tmp_path / part / long / "version_0", LOSS) for part in "abc"]
+    for i, run in enumerate(runs):
+        write_test(run.parent / "version_1", run, i, "2026-01-01T10:00:00")
+    assert cli("compare", *runs, runs[0]) == 0
+    rows = read("lightning_logs/comparison/comparison.csv")
+    assert [row["run"] for row in rows] == [f"{part}/{long}/version_0" for part in "abc"]
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [[cell.strip() for cell in line.split("┃")[2:5]] for line in lines if "┃" in line]
+    heads = ["".join(cell) for cell in zip(*cells, strict=True)]
+    assert heads == [row["run"] for row in rows]
+
+
+def test_compare_leaves_out_a_damaged_test_of_another_run(cli, capsys, tmp_path):
+    run = write_fit(tmp_path / "a/version_0", LOSS)
+    for i, content in enumerate(("{", '{"about": {}, "estimates": {}, "levels": []}', "")):
+        sibling = tmp_path / f"a/damaged_{i}"
+        sibling.mkdir()
+        (sibling / "evaluation.json").write_text(content)
+    write_test(tmp_path / "a/version_1", run, 0.75, "2026-01-01T10:00:00")
+    with pytest.warns(UserWarning, match="left out"):
+        assert cli("compare", run) == 0
+    assert "0.75" in capsys.readouterr().out
+
+
+def test_a_run_has_one_colour_in_all_panels():
+    curve = [(1, 1.0), (2, 0.5)]
+    levels = [{"sigma": 1.0, "loss": 0.25, "loss_standard_error": 0.1}]
+    figure = plots.plot_comparison(
+        {"a": {"x": curve, "y": curve}, "b": {"y": curve}}, {"y": levels}
+    )
+    colours = {
+        to_hex(line.get_color())
+        for axes in figure.axes
+        for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        if text.startswith("y")
+        for line in [getattr(line, "lines", [line])[0]]
+    }
+    assert len(colours) == 1

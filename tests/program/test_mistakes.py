@@ -1,5 +1,8 @@
 """A mistake on the command line gets one line that names it."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from support.commands import error_line, run_process, smoke
 
@@ -59,6 +62,18 @@ MISTAKES = {
     ),
     "wrong network": (["fit", *DIGITS, "--model.network", "ncsn.networks.MLP"], "(1, 8, 8)"),
     "too few classes": (["fit", *DIGITS, "--model.network.num_classes", "3"], "10 classes"),
+    "a datamodule that is no InMemoryDataModule": (
+        ["fit", *MOONS, "--data", "lightning.pytorch.demos.boring_classes.BoringDataModule"],
+        "BoringDataModule: it is not a subclass of InMemoryDataModule",
+    ),
+    "channels of other data": (
+        ["fit", *DIGITS, "--model.network.channels", "3"],
+        "--model.network.channels 3: the data has 1, so leave it out",
+    ),
+    "mean of other data": (
+        ["fit", *MOONS, "--model.data_mean", "0.5"],
+        "--model.data_mean 0.5: the data has 0.37",
+    ),
     "nothing held out": (["fit", *MOONS, "--data.val_fraction", "1e-9"], "val_fraction"),
     "not a checkpoint": (["test", *MOONS, "--ckpt_path", __file__], "is not a checkpoint"),
     "nothing to compare": (["compare"], "runs"),
@@ -70,12 +85,103 @@ MISTAKES = {
 }
 
 
+SPELLING = {
+    "option": (MOONS, "--model.sigm", "1", "--model.sigm", "--model.sigma"),
+    "option of the trainer": (MOONS, "--trainer.max_epoch", "3", "", "--trainer.max_epochs"),
+    "nested option": (
+        *(MOONS, "--model.network.hidden_dm", "5"),
+        *("not an option of ncsn.networks.MLP", "--model.network.hidden_dim"),
+    ),
+    "option of another class": (
+        *(DIGITS, "--model.sigma_mx", "5"),
+        *("not an option of ncsn.modules.NCSN", "--model.sigma_max"),
+    ),
+    "option of the data": (MOONS, "--data.nois", "1", "MoonsDataModule", "--data.noise"),
+    "class": (MOONS, "--model.network", "MPL", "--model.network: there is no class MPL", "MLP"),
+    "class with its module": (MOONS, "--model.network", "ncsn.networks.MPL", "MPL", "MLP"),
+    "class of torch": (MOONS, "--model.optimizer", "Adm", "no class Adm", "Adam"),
+    "class of a model": (MOONS, "--model", "DSN", "--model DSN: there is no class DSN", "DSM"),
+    "function": (
+        *(MOONS, "--model.objective", "ncsn.objectives.implict_score_matching"),
+        *("--model.objective: ", "implicit_score_matching"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "value", "hint", "meant"), SPELLING.values(), ids=SPELLING
+)
+def test_a_slip_of_the_pen_gets_the_name_that_was_meant(
+    config, option, value, hint, meant, cli, capsys
+):
+    assert cli("fit", *config, option, value) == 2
+    last = error_line(capsys.readouterr().err)
+    assert hint in last
+    assert last.endswith(f"; did you mean {meant}?")
+    assert len(last) < 200
+
+
+def test_a_command_that_was_meant_is_named(cli, capsys):
+    assert cli("ift") == 2
+    assert "did you mean fit?" in capsys.readouterr().err
+
+
+CONFIGS = {
+    "YAML": ("trainer: {\n  max_epochs: 1\ndata: {}\n", "own.yaml: ", "line 3, column 5"),
+    "no options": ("plain text\n" * 50, "own.yaml: ", "it is not a config"),
+    "option": ("model: {init_args: {sigm: 1}}", "own.yaml: ", "did you mean --model.sigma?"),
+    "value": ("model: {init_args: {sigma: much}}", "own.yaml: ", "expected float"),
+}
+
+
+@pytest.mark.parametrize(("content", "file", "hint"), CONFIGS.values(), ids=CONFIGS)
+def test_a_mistake_in_a_config_names_the_file(content, file, hint, cli, capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text(content)
+    assert cli("fit", *MOONS, "--config", "own.yaml") == 2
+    last = error_line(capsys.readouterr().err)
+    assert last.startswith(file)
+    assert hint in last
+    assert len(last) < 200
+
+
 @pytest.mark.parametrize(("args", "hint"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_gets_one_line_that_names_it(args, hint, cli, capsys):
     assert cli(*args) in (1, 2)
     output = capsys.readouterr()
     assert hint.lower() in error_line(output.err).lower()
     assert "usage:" not in output.err + output.out
+
+
+REFUSED = ("huge batch", "learning rate", "wrong network", "too few classes", "nothing held out")
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_a_run_that_is_refused_leaves_no_directory(mistake, cli, tmp_path):
+    assert cli(*MISTAKES[mistake][0]) == 1
+    assert not list(tmp_path.glob("lightning_logs/*/*"))
+
+
+def test_a_run_that_is_refused_leaves_other_runs_alone(cli, trained):
+    run = Path(shutil.copytree(trained("moons"), "lightning_logs/moons/version_7"))
+    before = sorted(run.rglob("*"))
+    for options in ((), ("--ckpt_path", "last"), ("--trainer.logger.version", 7)):
+        options += ("--trainer.max_epochs", 2, "--data.batch_size", 4096)
+        assert cli("fit", *MOONS, *options) != 0
+    assert sorted(run.rglob("*")) == before
+    assert [path.name for path in run.parent.iterdir()] == ["version_7"]
+
+
+def test_a_run_that_is_refused_leaves_the_working_directory_alone(cli):
+    Path("config.yaml").write_text("# of the user")
+    for logger in ("ncsn.runtime.WandbLogger", "false"):
+        assert cli("fit", *MOONS, "--trainer.logger", logger, "--model.optimizer.lr", -1) == 1
+        assert Path("config.yaml").read_text() == "# of the user"
+
+
+def test_a_run_that_fails_after_its_first_batch_keeps_its_directory(cli, tmp_path):
+    args = ("--model.optimizer.lr", 1e30, "--trainer.limit_train_batches", 20)
+    assert cli("fit", *MOONS, *args) == 1
+    assert list(tmp_path.glob("lightning_logs/moons/version_0/config.yaml"))
 
 
 def test_a_config_that_is_no_text_is_refused(cli, capsys, trained):
@@ -95,7 +201,7 @@ def test_predict_refuses_what_it_cannot_do(cli, capsys, trained):
     predict = ("predict", *MOONS, "--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
     for options, hint in {
         ("--num_samples", 0): "--num_samples must be at least 1",
-        ("--label", 1): "the model is not class-conditional",
+        ("--label", 1): "--label 1: the model is not class-conditional",
         ("--first_sample", -1): "--first_sample must be at least 0",
         ("--batch_size", 0): "--batch_size must be at least 1",
         ("--resume", "nowhere"): "is not the directory of an interrupted predict",
@@ -104,7 +210,25 @@ def test_predict_refuses_what_it_cannot_do(cli, capsys, trained):
         assert hint in error_line(capsys.readouterr().err)
 
 
+def test_a_label_that_does_not_exist_is_refused_with_those_that_do(cli, capsys):
+    digits = (*DIGITS, "--model.network.num_classes", 10)
+    assert cli("fit", *digits) == 0
+    for label in (10, -2):
+        assert cli("predict", *digits, "--ckpt_path", "last", "--label", label) == 1
+        last = error_line(capsys.readouterr().err)
+        assert last == f"--label {label}: the model has the labels 0 to 9, and -1 for any"
+
+
+def test_a_mistyped_data_directory_is_not_created(cli, capsys, tmp_path):
+    assert cli("fit", *smoke("mnist"), "--data.data_dir", tmp_path / "typo") == 1
+    last = error_line(capsys.readouterr().err)
+    assert f"--data.data_dir {tmp_path / 'typo'} is not a directory" in last
+    assert "MNIST/raw" in last
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_the_data_the_option_that_says_where_it_is_gets_named(server, tmp_path):
+    (tmp_path / "empty").mkdir()
     args = (*smoke("mnist"), "--data.data_dir", tmp_path / "empty")
     proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
     output = run_process(server, "fit", *args, status=1, **proxy)

@@ -1,5 +1,6 @@
 """Options that all commands share: the run's name, its logger, what is written and shown."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,24 @@ def test_a_logger_can_be_added_to_the_default_ones(cli):
 def test_without_a_logger_a_run_leaves_no_config_behind_and_can_be_repeated(cli):
     for _ in range(2):
         assert cli("fit", *MOONS, "--trainer.logger", "false") == 0
-    assert not list(Path().rglob("*.yaml"))
-    assert not list(Path().rglob("*.png"))
+    assert not list(Path().iterdir())
+    own = ("--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.dirpath", "own")
+    for option in (("--last.dirpath", "here"), own):
+        assert cli("fit", *MOONS, "--trainer.logger", "false", *option) == 0
+    assert sorted(str(path) for path in Path().rglob("*.*")) == [
+        "here/last.ckpt",
+        "own/epoch=0-step=2.ckpt",
+    ]
+
+
+def test_a_training_that_is_shorter_than_the_first_validation_has_one_at_its_end(cli, caplog):
+    epochs = ("--trainer.check_val_every_n_epoch", 10, "--trainer.max_epochs", 2)
+    assert cli("fit", *MOONS, *QUICK, *epochs) == 0
+    assert "validation after epoch 2, the last, instead of after 10" in caplog.text
+    assert (RUN / "checkpoints/best.ckpt").is_file()
+    with (RUN / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/loss_per_dim"]]
+    assert [row["epoch"] for row in rows] == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_class_can_be_asked_for_and_guided(cli, capsys):
     labels = [np.load(f"lightning_logs/digits/version_{n}/samples.npz")["labels"] for n in (1, 2)]
     np.testing.assert_array_equal(labels, [np.arange(10), np.full(10, 7)])
     assert cli(*predict, "--label", 10) == 1
-    assert "has 10 classes" in error_line(capsys.readouterr().err)
+    assert "has the labels 0 to 9" in error_line(capsys.readouterr().err)
 
 
 def test_a_checkpoint_of_other_data_is_refused(cli, capsys, trained):

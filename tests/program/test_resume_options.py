@@ -76,6 +76,32 @@ def test_a_run_resumes_in_its_directory(run, cli):
     assert load_last(RUN)["global_step"] == 4
 
 
+CHANGED = {
+    "data.batch_size=16 (was 8)": ("--data.batch_size", 16),
+    "trainer.accumulate_grad_batches=2 (was 1)": ("--trainer.accumulate_grad_batches", 2),
+    "trainer.precision=bf16-mixed (was None)": ("--trainer.precision", "bf16-mixed"),
+    "seed_everything=7 (was 0)": ("--seed_everything", 7),
+    "ema.decay=0.5 (was 0.99)": ("--ema.decay", 0.5),
+    "data.noise=0.2 (was 0.1)": ("--data.noise", 0.2),
+}
+
+
+@pytest.mark.parametrize(("change", "options"), CHANGED.items(), ids=CHANGED)
+def test_a_run_that_is_resumed_otherwise_says_what_changed(run, change, options, cli):
+    more = ("--ckpt_path", RUN / "checkpoints/last.ckpt", "--trainer.max_epochs", 2)
+    with pytest.warns(UserWarning, match="the result is not that of an unint") as warnings:
+        assert cli("fit", *MOONS, *QUICK, *more, *options) == 0
+    (text,) = (str(each.message) for each in warnings if "resumed with" in str(each.message))
+    assert text.startswith(f"resumed with {change}: ")
+
+
+def test_a_run_that_is_resumed_as_it_was_says_nothing(run, cli, recwarn):
+    assert cli("fit", *MOONS, *QUICK, "--ckpt_path", "last", "--trainer.max_epochs", 2) == 0
+    (RUN / "config.yaml").write_text("{")
+    assert cli("fit", *MOONS, *QUICK, "--ckpt_path", "last", "--trainer.max_epochs", 3) == 0
+    assert not [each for each in recwarn if "resumed with" in str(each.message)]
+
+
 def test_a_schedule_that_was_as_long_as_the_training_ends_with_it(cli, capsys):
     schedule = ("--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr", 0.005)
     fit = ("fit", *MOONS, *QUICK, *schedule, "--model.lr_scheduler_interval", "step")

@@ -17,8 +17,6 @@ from ncsn.data.base import InMemoryDataModule, TensorBatches
 
 
 class Ring(InMemoryDataModule):
-    data_shape, data_mean, data_std, data_diameter = (2,), 0.0, 0.7, 2.0
-
     def __init__(self, batch_size: int, num_points: int = 400):
         super().__init__(batch_size)
         self.num_points = num_points
@@ -32,8 +30,6 @@ class Ring(InMemoryDataModule):
 
 
 class Stripes(Ring):
-    data_shape, data_diameter = (3, 8, 8), 20.0
-
     def load_splits(self):
         stripes = torch.randint(256, (self.num_points, 3, 1, 8), dtype=torch.uint8)
         images = stripes.expand(-1, 3, 8, 8).contiguous()

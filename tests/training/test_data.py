@@ -306,3 +306,35 @@ def test_the_largest_values_that_are_accepted_have_finite_distances():
     data.setup("fit")
     x = data.splits["train"].data
     assert (x[0] - x[1]).square().sum().isfinite()
+
+
+class Unstated(InMemoryDataModule):
+    """Data of which nothing is stated."""
+
+    def __init__(self, data):
+        super().__init__(batch_size=4)
+        self.data = TensorBatches(data, torch.zeros(len(data)).long())
+
+    def load_splits(self):
+        return dict.fromkeys(("train", "val", "test"), self.data)
+
+
+def test_what_a_datamodule_does_not_state_is_computed_from_its_training_data():
+    points = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0))
+    points[[17, 4711]] = torch.tensor([[9.0, 0.0, 0.0], [-9.0, 0.0, 3.0]])
+    data = Unstated(points)
+    assert data.data_shape == (3,)
+    assert data.data_mean == pytest.approx(points.mean().item(), abs=1e-6)
+    assert data.data_std == pytest.approx(points.std().item(), rel=1e-5)
+    assert data.data_diameter == pytest.approx((18**2 + 3**2) ** 0.5, rel=1e-5)
+
+
+def test_computed_statistics_are_those_that_the_digits_state():
+    stated = DigitsDataModule()
+    stated.setup("fit")
+    images = torch.cat([split.data for split in (stated.splits["train"], stated.splits["val"])])
+    computed = Unstated(images)
+    assert computed.data_shape == stated.data_shape
+    assert computed.data_mean == pytest.approx(stated.data_mean, abs=1e-4)
+    assert computed.data_std == pytest.approx(stated.data_std, abs=1e-4)
+    assert computed.data_diameter == pytest.approx(stated.data_diameter, abs=1e-3)

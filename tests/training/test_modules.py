@@ -9,7 +9,6 @@ from short_runs import fit
 from torch import nn
 
 from ncsn.callbacks import EMA, Preview, TestReport
-from ncsn.cli.preflight import auto_values
 from ncsn.evaluation import Report
 from ncsn.exact import GaussianMixture
 from ncsn.levels import Rho, noise_level_ratio
@@ -116,7 +115,7 @@ def test_auto_noise_levels_are_ncsnv2s_techniques_1_2_and_4():
     assert ratio == pytest.approx(noise_level_ratio(784), rel=1e-3)
     assert module.auto == {"sigma_max": 33.75, "num_levels": len(module.noise_levels)}
     # The command line reports all three; epsilon is 2 a sigma_max².
-    values = auto_values(module)
+    values = module.auto_values
     assert values["model.sigma_max"] == 33.75
     assert values["model.num_levels"] == len(module.noise_levels)
     share = values["model.sampler.epsilon"] / (2 * 33.75**2)
@@ -125,7 +124,7 @@ def test_auto_noise_levels_are_ncsnv2s_techniques_1_2_and_4():
 
 
 def test_nothing_is_reported_where_nothing_is_auto():
-    assert auto_values(NCSN(Linear(2, 2))) == auto_values(DSM(Linear(2, 2))) == {}
+    assert NCSN(Linear(2, 2)).auto_values == DSM(Linear(2, 2)).auto_values == {}
 
 
 # ---- networks ----

@@ -1,25 +1,28 @@
 """Checks before anything takes time."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 
 from ncsn.callbacks.common import evaluation_mode
-from ncsn.cli.errors import from_user_code
-from ncsn.modules import ScoreModule
-from ncsn.sampling import AnnealedLangevin
+
+if TYPE_CHECKING:
+    from ncsn.modules import ScoreModule
 
 
 class Preflight(Callback):
-    """Tries the network on the data before a fit, and says what ``auto`` was replaced by."""
+    """Says what ``auto`` was replaced by, and tries the network on the data before a fit."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a network that does not fit the shape or the classes of the data."""
+        module, data = cast("ScoreModule", pl_module), cast(Any, trainer).datamodule
+        for name, value in module.auto_values.items():
+            rank_zero_info(f"auto: {name} = {value:.4g}")
         if stage != "fit":
             return  # the checkpoint has been compared with the data
-        module, data = cast(ScoreModule, pl_module), cast(Any, trainer).datamodule
         most = module.network.num_classes
         if most and data.num_classes > most:
             raise ValueError(
@@ -31,8 +34,6 @@ class Preflight(Callback):
             with torch.no_grad(), evaluation_mode(module):
                 output = module.network(x.to(module.device), torch.ones(1, device=module.device))
         except (RuntimeError, ValueError) as error:
-            if from_user_code(error):
-                raise
             raise ValueError(f"{misfit}: {error}") from error
         if output.shape != x.shape:
             raise ValueError(f"{misfit}: it returns {tuple(output.shape[1:])}")
@@ -49,14 +50,3 @@ class Preflight(Callback):
                     f" {steps} with these devices, batches and epochs: stop it there with "
                     f"--trainer.max_steps {end}, or train {longer}"
                 )
-
-
-def auto_values(module: ScoreModule) -> dict[str, float]:
-    """What ``auto`` in the config was replaced by, by the name of the option."""
-    values = {f"model.{name}": value for name, value in getattr(module, "auto", {}).items()}
-    samplers = {"model.sampler": module.sampler, "model.preview.sampler": module.preview.sampler}
-    for name, sampler in samplers.items():
-        if isinstance(sampler, AnnealedLangevin) and sampler.epsilon == "auto":
-            share = sampler.share(module.noise_levels)
-            values[f"{name}.epsilon"] = 2 * share * module.noise_levels[0].item() ** 2
-    return values

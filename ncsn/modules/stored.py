@@ -1,0 +1,120 @@
+"""What a checkpoint says of its module and its training: what it may name, what may change."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FIXED_ARGUMENTS = (
+    *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),
+    *("optimizer", "lr_scheduler", "lr_scheduler_interval"),
+)  # of the model, which give the state in a checkpoint its meaning, or are part of it
+SETTINGS = (
+    *("seed_everything", "trainer.precision", "trainer.accumulate_grad_batches"),
+    *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
+    *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
+)  # of a config, on which every step depends; so does all of the data and of the average
+TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
+
+
+def check_class_paths(model: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for what a stored model would import or read that no one else names.
+
+    That is neither in the user's config nor part of this project or torch. Any text counts that
+    names a module or a file that exists: it may be where a class or a function belongs.
+    """
+    named = set(_texts(config))
+    modules = {text.rpartition(".")[0] for text in named}
+    for text in _texts(model):
+        module, *parts = text.rpartition(".")[0], *text.split(".")
+        known = text in named or module in modules
+        known = known or (text.startswith(TRUSTED) and module in sys.modules)
+        path = len(parts) > 1 and all(part.isidentifier() for part in parts)
+        exists = parts[0] in sys.modules or (path and importlib.util.find_spec(parts[0]))
+        if not known and (os.path.isfile(text) or (path and exists)):
+            raise ValueError(
+                f"the checkpoint names {text}, which is not part of this project, and nothing but "
+                "what you name is imported: if you trust it, give the --config of its training"
+            )
+
+
+def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
+    """Raise ``ValueError`` for data of another shape, or of another ``auto`` noise level."""
+    stored = checkpoint.get("hyper_parameters", {})
+    shape = tuple(stored.get("data_shape", module.data_shape))
+    if shape != module.data_shape:
+        raise ValueError(
+            f"the checkpoint was trained on data of shape {shape}, but the config's data has "
+            f"shape {module.data_shape}: give the config that belongs to the checkpoint"
+        )
+    sigma_max = getattr(module, "auto", {}).get("sigma_max")
+    trained = stored.get("data_diameter", sigma_max)
+    if sigma_max != trained and sigma_max is not None:
+        raise ValueError(
+            f"the checkpoint was trained with sigma_max=auto={trained:.4g}, but this data gives "
+            f"{sigma_max:.4g}: give the data of the training"
+        )
+
+
+def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for another network, ladder, optimizer or schedule."""
+    if "loops" not in checkpoint:
+        raise ValueError(
+            "the checkpoint has weights alone (save_weights_only), so fit cannot resume from it; "
+            "test and predict can use it"
+        )
+    stored = checkpoint.get("hyper_parameters", {})
+    for name in FIXED_ARGUMENTS if stored and hparams else ():
+        before, now = (dict(_leaves(each.get(name), name)) for each in (stored, hparams))
+        for key in before | now:
+            if before.get(key) != now.get(key):
+                raise ValueError(
+                    f"the checkpoint was trained with model.{key}={before.get(key)}, and the "
+                    f"config has {now.get(key)}: resume with the checkpoint's value, or train "
+                    "again without --ckpt_path"
+                )
+
+
+def changed_settings(checkpoint: Path, now: Mapping[str, Any]) -> list[str]:
+    """What makes a training differ from that of a checkpoint, if its config can be read."""
+    before: Any = {}
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text())
+    if not isinstance(before, dict) or not before:
+        return []
+    old, new = (
+        {key: value for name in each for key, value in _leaves(each[name], name)}
+        for each in (before, now)
+    )
+    return [
+        f"{key}={new.get(key)} (was {old.get(key)})"
+        for key in dict.fromkeys((*old, *new))
+        if (key in SETTINGS or key.startswith(("data.", "ema."))) and key != "data.data_dir"
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _leaves(config: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The values in a nested config, each with its dotted name."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from _leaves(value, f"{name}.{key}" if key != "init_args" else name)
+    else:
+        yield name, list(config) if isinstance(config, tuple) else config
+
+
+def _texts(config: Any) -> Iterator[str]:
+    """All texts in a nested config; jsonargparse reads each as YAML."""
+    if isinstance(config, str):
+        yield config
+        with suppress(yaml.YAMLError):
+            content = yaml.safe_load(config)
+            yield from _texts(content) if content != config else ()
+    elif isinstance(config, Mapping | list | tuple | set):
+        for value in config.values() if isinstance(config, Mapping) else config:
+            yield from _texts(value)

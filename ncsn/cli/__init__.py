@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+import os
+import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,13 +38,19 @@ EXPECTED_WARNINGS = (
 
 FORMAT = warnings.formatwarning
 
+_importing = True  # an exception in an import could be lost, or be shown with a traceback
+
 EXPECTED_MESSAGES = ("💡 Tip", "TPU available", "Loading `train_dataloader`")
 """Messages of Lightning of the same kind."""
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line with the given arguments, by default those of the process."""
-    args = sys.argv[1:] if args is None else args
+    if args is None:  # the process is ours
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, _stop)
+        args = sys.argv[1:]
     parser = _Parser(
         prog="ncsn",
         description="Score-based generative models: train them, evaluate them, draw samples.",
@@ -58,8 +67,19 @@ def main(args: list[str] | None = None) -> None:
 
     try:
         _run(command, args[1:])
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
         exit_with(error)
+
+
+def _stop(signum: int, _: Any) -> None:
+    """End at once, with one line: outside a run, there is nothing to save."""
+    name = signal.Signals(signum).name
+    reason = "interrupted" if signum == signal.SIGINT else f"stopped by {name}"
+    with suppress(OSError):  # of a terminal that is gone
+        os.write(2, f"error: {reason}\n".encode())
+    if _importing:
+        os._exit(128 + signum)
+    sys.exit(128 + signum)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,6 +91,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run(command: str, args: list[str]) -> None:
+    global _importing
     if command == "compare":
         return _compare(args)
     from ncsn.runtime import keep_freed_memory
@@ -79,10 +100,12 @@ def _run(command: str, args: list[str]) -> None:
     if command == "features":
         from ncsn.cli.features import train_features
 
+        _importing = False
         return train_features(args)
     from ncsn.cli.commands import COMMANDS as FUNCTIONS
     from ncsn.cli.parser import CLI
 
+    _importing = False
     cli = CLI(args, FUNCTIONS[command])
     FUNCTIONS[command](cli, **cli.options)
 

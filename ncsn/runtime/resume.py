@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ncsn.runtime.checkpoints import load_checkpoint
 
-WANDB_ID = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
 FIXED_ARGUMENTS = (
     *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),
     *("optimizer", "lr_scheduler", "lr_scheduler_interval"),

@@ -38,8 +38,6 @@ EXPECTED_WARNINGS = (
 
 FORMAT = warnings.formatwarning
 
-_importing = True  # an exception in an import could be lost, or be shown with a traceback
-
 EXPECTED_MESSAGES = ("💡 Tip", "TPU available", "Loading `train_dataloader`")
 """Messages of Lightning of the same kind."""
 
@@ -73,13 +71,13 @@ def main(args: list[str] | None = None) -> None:
 
 def _stop(signum: int, _: Any) -> None:
     """End at once, with one line: outside a run, there is nothing to save."""
-    name = signal.Signals(signum).name
-    reason = "interrupted" if signum == signal.SIGINT else f"stopped by {name}"
+    interrupted = signum == signal.SIGINT
+    reason = "interrupted" if interrupted else f"stopped by {signal.Signals(signum).name}"
     with suppress(OSError):  # of a terminal that is gone
         os.write(2, f"error: {reason}\n".encode())
-    if _importing:
-        os._exit(128 + signum)
-    sys.exit(128 + signum)
+    if hasattr(sys.modules.get("ncsn.cli.parser"), "CLI"):
+        sys.exit(128 + signum)
+    os._exit(128 + signum)  # an import can lose an exception
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,7 +89,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run(command: str, args: list[str]) -> None:
-    global _importing
     if command == "compare":
         return _compare(args)
     from ncsn.runtime import keep_freed_memory
@@ -100,12 +97,10 @@ def _run(command: str, args: list[str]) -> None:
     if command == "features":
         from ncsn.cli.features import train_features
 
-        _importing = False
         return train_features(args)
     from ncsn.cli.commands import COMMANDS as FUNCTIONS
     from ncsn.cli.parser import CLI
 
-    _importing = False
     cli = CLI(args, FUNCTIONS[command])
     FUNCTIONS[command](cli, **cli.options)
 

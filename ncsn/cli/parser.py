@@ -26,8 +26,9 @@ from ncsn.runtime import (
     halve_when_out_of_memory,
     load_checkpoint,
 )
-from ncsn.runtime.resume import WANDB_ID
+from ncsn.runtime.clipping import clippable
 from ncsn.runtime.stored_config import accepts, model_from, model_to_store
+from ncsn.runtime.wandb import read_id, write_id
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
@@ -82,11 +83,13 @@ class SaveConfig(SaveConfigCallback):
         """Send the config to W&B, and write down W&B's identifier of the run."""
         # Only the first rank comes here: trainer.log_dir would wait for the others.
         directory = getattr(trainer.logger, "log_dir", None)
+        model = model_from({"hyper_parameters": pl_module.hparams}) or {}  # with what is linked
+        linked = {"class_path": model["class_path"], "init_args": model["dict_kwargs"]}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(self.config.as_dict())
+                logger.log_hyperparams(self.config.as_dict() | {"model": linked})
                 if logger.version and directory:
-                    (Path(directory) / WANDB_ID).write_text(logger.version)
+                    write_id(Path(directory), logger.version)
 
 
 class CLI(LightningCLI):
@@ -231,7 +234,9 @@ class CLI(LightningCLI):
             raise ValueError(f"the config cannot be used: {kind}{cause}") from error
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.draw = halve_when_out_of_memory(self.model.draw)
-        self.model.optimizer = naming("model.optimizer", self.model.optimizer)
+        optimizer = naming("model.optimizer", self.model.optimizer)
+        clips = self.trainer.gradient_clip_val
+        self.model.optimizer = (lambda p: clippable(optimizer(p))) if clips else optimizer
         if self.model.lr_scheduler is not None:
             self.model.lr_scheduler = naming("model.lr_scheduler", self._schedule())
 
@@ -289,8 +294,8 @@ class CLI(LightningCLI):
             args = config.init_args.as_dict()
             if isinstance(logger, CSVLogger):
                 logger = CSVLogger(**{**args, "version": run.name})
-            elif isinstance(logger, WandbLogger) and (run / WANDB_ID).is_file():
-                logger = type(logger)(**{**args, "id": (run / WANDB_ID).read_text()})
+            elif isinstance(logger, WandbLogger):
+                logger = type(logger)(**{**args, "id": read_id(run) or args.get("id")})
             loggers.append(logger)
         self.log_to(*loggers, overwrite=True)
 

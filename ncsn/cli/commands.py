@@ -144,11 +144,8 @@ COMMANDS = {command.__name__: command for command in (fit, validate, test, predi
 
 def _check(cli: CLI) -> dict[str, Any] | None:
     """Compare the checkpoint with the data, and say what ``auto`` was replaced by."""
-    values = auto_values(cli.model)
-    for name, value in values.items():
+    for name, value in auto_values(cli.model).items():
         rank_zero_info(f"auto: {name} = {value:.4g}")
-    for logger in cli.trainer.loggers if values else []:
-        logger.log_hyperparams(values)
     if cli.checkpoint is None:
         return None
     checkpoint = load_checkpoint(cli.checkpoint)

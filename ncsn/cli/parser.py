@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import lightning.pytorch as pl
 import yaml
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ncsn.callbacks import EMA, Divergence
 from ncsn.cli.errors import fail, from_user_code, naming, root_cause
-from ncsn.cli.preflight import Preflight
+from ncsn.cli.preflight import Preflight, auto_values
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.runtime import (
@@ -80,12 +80,14 @@ class SaveConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Send the config to W&B, and write down W&B's identifier of the run."""
+        """Send the config to W&B and ``auto``'s values to all; keep W&B's name of the run."""
         # Only the first rank comes here: trainer.log_dir would wait for the others.
         directory = getattr(trainer.logger, "log_dir", None)
         model = model_from({"hyper_parameters": pl_module.hparams}) or {}  # with what is linked
         linked = {"class_path": model["class_path"], "init_args": model["dict_kwargs"]}
         for logger in trainer.loggers:
+            if values := auto_values(cast(ScoreModule, pl_module)):
+                logger.log_hyperparams(values)
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict() | {"model": linked})
                 if logger.version and directory:

@@ -89,6 +89,18 @@ def test_the_config_has_numbers_and_what_is_linked(server, tmp_path):
     assert config["ema"]["decay"] == 0.995
 
 
+def test_a_run_with_auto_is_the_same_run_of_wandb_when_it_is_resumed(server):
+    auto = ("--model.sigma_max", "auto", "--ckpt_path", "last")
+    for epochs in (1, 2):
+        args = (*smoke("digits"), *QUICK, *auto, "--trainer.max_epochs", epochs)
+        run_process(server, "fit", *args, WANDB_MODE="offline")
+    runs = list(Path("lightning_logs/wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert len({run.name.split("-")[-1] for run in runs}) == 1
+    run_process(server, "predict", *args, "--num_samples", 2, WANDB_MODE="offline")
+    assert list(Path("lightning_logs/wandb").glob("offline-run-*")) == runs
+
+
 def test_without_a_key_there_is_a_reason(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

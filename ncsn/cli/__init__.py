@@ -62,10 +62,11 @@ def main(args: list[str] | None = None) -> None:
         sys.path.insert(0, str(Path.cwd()))
     _quieten_libraries()
     from ncsn.cli.errors import exit_with
+    from ncsn.runtime import Stopped
 
     try:
         _run(command, args[1:])
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         exit_with(error)
 
 

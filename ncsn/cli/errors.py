@@ -47,8 +47,6 @@ def exit_with(error: BaseException) -> NoReturn:
 
     The traceback of what nobody has thought of goes to a file.
     """
-    if isinstance(error, SystemExit):
-        raise error
     if isinstance(error, Stopped):
         for signum in SIGNALS:  # the first one decides how this ends
             signal.signal(signum, signal.SIG_IGN)

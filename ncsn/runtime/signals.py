@@ -27,10 +27,7 @@ HOW_TO_RESUME = f"resume with --ckpt_path {LAST.removesuffix('.ckpt')}"
 
 
 class Stopped(BaseException):
-    """A signal has ended the run; ``advice`` says how to resume, if that is possible.
-
-    Like ``KeyboardInterrupt``, it is not for those who handle errors.
-    """
+    """A signal has ended the run, which is no error; ``advice`` may say how to resume."""
 
     def __init__(self, signum: int, advice: str = "") -> None:
         super().__init__(signum, advice)
@@ -43,9 +40,9 @@ class Stopped(BaseException):
 class GracefulStop(Checkpoint):
     """Ends a fit on one of ``SIGNALS`` after the current step, with ``last.ckpt``.
 
-    All else ends at once. The exit status is 128 plus the signal's number, on all ranks. Signals
-    that are ignored at the start, as SIGHUP is under ``nohup``, stay ignored. It is a
-    ``Checkpoint`` so that Lightning calls it after what changes a step's state, like the average.
+    All else ends at once. The exit status is 128 plus the signal's number, on all ranks. What is
+    ignored at the start, like SIGHUP under ``nohup``, stays ignored. It is a ``Checkpoint`` so
+    that Lightning calls it after what changes a step's state, like the average.
     """
 
     def __init__(self) -> None:

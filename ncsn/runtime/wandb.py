@@ -43,8 +43,7 @@ def read_id(run: Path) -> str | None:
     found = path.read_text(errors="replace") if path.is_file() else None
     if found is None or re.fullmatch(r"[\w.-]{1,128}", found):
         return found
-    rank_zero_warn(f"{path} is damaged: W&B gets a new run")
-    return None
+    return rank_zero_warn(f"{path} is damaged: W&B gets a new run")
 
 
 def write_id(run: Path, identifier: str) -> None:
@@ -85,24 +84,13 @@ class WandbLogger(LightningWandbLogger):
 
     Without an API key or a network it runs offline and says once how to upload the run later.
     ``WANDB_MODE`` has its usual effect. A fault of W&B ends the logging to it, not the training.
-
-    Args:
-        project: The W&B project.
-        name: Name of the run; W&B invents one by default.
-        save_dir: Directory that holds W&B's own directory ``wandb/``.
-        offline: Whether to run offline even with a key and a network.
-        kwargs: See :class:`lightning.pytorch.loggers.WandbLogger`.
+    The arguments are those of :class:`lightning.pytorch.loggers.WandbLogger`.
     """
 
     def __init__(
-        self,
-        project: str = "ncsn",
-        name: str | None = None,
-        save_dir: str = "lightning_logs",
-        offline: bool = False,
-        **kwargs: Any,
+        self, project: str = "ncsn", save_dir: str = "lightning_logs", **kwargs: Any
     ) -> None:
-        super().__init__(name=name, save_dir=save_dir, offline=offline, project=project, **kwargs)
+        super().__init__(project=project, save_dir=save_dir, **kwargs)
         self._wandb_init.pop("anonymous", None)  # W&B no longer has it, and warns
 
     @property
@@ -140,11 +128,9 @@ class WandbLogger(LightningWandbLogger):
         """Upload the rest. W&B's own handler would show the traceback of a fault."""
         import wandb
 
-        with suppress(SystemExit):  # from a service that has failed
-            try:
-                self.experiment.finish()
-            finally:
-                wandb.teardown()
+        for end in (self.experiment.finish, wandb.teardown):
+            with suppress(Exception, SystemExit):  # W&B itself says what is wrong
+                end()
 
 
 for _name, _method in vars(LightningWandbLogger).items():

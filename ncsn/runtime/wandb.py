@@ -14,7 +14,7 @@ from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experime
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-INIT_TIMEOUT, FINISH_TIMEOUT = 15, 20  # seconds; what is not uploaded in time stays on the disk
+TIMEOUT = 15  # seconds to start, and to upload the rest at the end; it stays on the disk
 ID_FILE = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
 
 
@@ -107,13 +107,13 @@ class WandbLogger(LightningWandbLogger):
     @_guarded
     def _start(self) -> None:
         os.makedirs(self.save_dir or ".", exist_ok=True)
-        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_TIMEOUT))
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(TIMEOUT))
         mode, reason = os.environ.get("WANDB_MODE") or "online", None
         if mode == "online" and not self._offline:
             os.environ.pop("WANDB_MODE", None)  # empty
             reason = offline_reason()
         if reason is None:
-            self._wandb_init["settings"] = {"init_timeout": INIT_TIMEOUT}
+            self._wandb_init["settings"] = {"init_timeout": TIMEOUT}
             try:
                 return super().experiment
             except Exception as error:  # a server that hangs, an unknown mode, ...

@@ -62,11 +62,10 @@ def main(args: list[str] | None = None) -> None:
         sys.path.insert(0, str(Path.cwd()))
     _quieten_libraries()
     from ncsn.cli.errors import exit_with
-    from ncsn.runtime import Stopped
 
     try:
         _run(command, args[1:])
-    except (Exception, KeyboardInterrupt, Stopped) as error:
+    except (Exception, KeyboardInterrupt) as error:
         exit_with(error)
 
 

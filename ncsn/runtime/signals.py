@@ -26,8 +26,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 HOW_TO_RESUME = f"resume with --ckpt_path {LAST.removesuffix('.ckpt')}"
 
 
-class Stopped(BaseException):
-    """A signal has ended the run, which is no error; ``advice`` may say how to resume."""
+class Stopped(Exception):
+    """A signal has ended the run; ``advice`` says how to resume, if that is possible."""
 
     def __init__(self, signum: int, advice: str = "") -> None:
         super().__init__(signum, advice)

@@ -14,6 +14,8 @@ from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experime
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ncsn.runtime.signals import Stopped
+
 TIMEOUT = 15  # seconds to start, and to upload the rest at the end; it stays on the disk
 ID_FILE = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
 
@@ -66,6 +68,8 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: "WandbLogger", *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
+        except Stopped:
+            raise
         except Exception as error:  # whatever W&B may raise: training is worth more
             if not isinstance(self._experiment, _Nothing):
                 self._experiment = _Nothing()  # type: ignore[assignment]
@@ -116,6 +120,8 @@ class WandbLogger(LightningWandbLogger):
             self._wandb_init["settings"] = {"init_timeout": TIMEOUT}
             try:
                 return super().experiment
+            except Stopped:
+                raise
             except Exception as error:  # a server that hangs, an unknown mode, ...
                 reason = f"it could not be started with WANDB_MODE={mode} ({error})"
         self._offline = True

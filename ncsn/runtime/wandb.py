@@ -4,6 +4,7 @@ import atexit
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -131,12 +132,12 @@ class WandbLogger(LightningWandbLogger):
 
     @_guarded
     def _finish(self) -> None:
-        """Upload the rest. W&B's own handler would show the traceback of a fault."""
+        """Do what W&B's own handler does, which would show the traceback of a fault."""
         import wandb
 
-        for end in (self.experiment.finish, wandb.teardown):
-            with suppress(Exception, SystemExit):  # W&B itself says what is wrong
-                end()
+        hooks = getattr(sys.exit, "__self__", None)  # W&B has replaced it, to know the status
+        with suppress(SystemExit):  # from a service that has failed
+            wandb.teardown(getattr(hooks, "exit_code", 0))
 
 
 for _name, _method in vars(LightningWandbLogger).items():

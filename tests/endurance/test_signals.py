@@ -145,7 +145,8 @@ import os, pathlib, time, ncsn.data
 class {name}(ncsn.data.MoonsDataModule):
     def {method}(self, *args, **kwargs):
         if os.environ.get("LOCAL_RANK", "0") == "{rank}":
-            pathlib.Path("start-0").write_text(str(os.getppid() if {rank} else os.getpid()))
+            pathlib.Path("start").write_text(str(os.getppid() if {rank} else os.getpid()))
+            pathlib.Path("start").rename("start-0")
             time.sleep({seconds})
         super().{method}(*args, **kwargs)
 """

@@ -1,6 +1,7 @@
 """The W&B logger, with the real wandb running offline."""
 
 import json
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from support.paths import ROOT
 from support.wandb_files import wandb_records
 from support.wandb_server import wandb_server
 
+from ncsn.runtime import Stopped
 from ncsn.runtime.wandb import WandbLogger, offline_reason
 
 
@@ -194,3 +196,15 @@ def test_whatever_lightning_asks_a_broken_logger_does_not_stop_training(monkeypa
     assert logger.name == "ncsn"
     assert logger.save_dir == "lightning_logs"
     logger.finalize("success")
+
+
+def test_a_signal_that_arrives_while_something_is_logged_ends_the_run():
+    logger = WandbLogger()
+
+    class Interrupted:
+        def log(self, *args, **kwargs):
+            raise Stopped(signal.SIGTERM)
+
+    logger._experiment = Interrupted()
+    with pytest.raises(Stopped):
+        logger.log_metrics({"a": 1.0}, step=0)

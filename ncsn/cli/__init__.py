@@ -2,9 +2,12 @@
 
 import argparse
 import logging
+import os
 import re
+import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,7 +45,11 @@ EXPECTED_MESSAGES = ("💡 Tip", "TPU available", "Loading `train_dataloader`")
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line with the given arguments, by default those of the process."""
-    args = sys.argv[1:] if args is None else args
+    if args is None:  # the process is ours
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, _stop)
+        args = sys.argv[1:]
     parser = _Parser(
         prog="ncsn",
         description="Score-based generative models: train them, evaluate them, draw samples.",
@@ -61,6 +68,17 @@ def main(args: list[str] | None = None) -> None:
         _run(command, args[1:])
     except (Exception, KeyboardInterrupt) as error:
         exit_with(error)
+
+
+def _stop(signum: int, _: Any) -> None:
+    """End at once, with one line: outside a run, there is nothing to save."""
+    interrupted = signum == signal.SIGINT
+    reason = "interrupted" if interrupted else f"stopped by {signal.Signals(signum).name}"
+    with suppress(OSError):  # of a terminal that is gone
+        os.write(2, f"error: {reason}\n".encode())
+    if hasattr(sys.modules.get("ncsn.cli.parser"), "CLI"):
+        sys.exit(128 + signum)
+    os._exit(128 + signum)  # an import can lose an exception
 
 
 class _Parser(argparse.ArgumentParser):

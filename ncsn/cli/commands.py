@@ -17,7 +17,7 @@ from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
 from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
 from ncsn.random import global_seed
-from ncsn.runtime import CSVLogger, Stopped, load_checkpoint
+from ncsn.runtime import RunLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
 
 
@@ -36,7 +36,7 @@ def fit(cli: CLI) -> None:
         what = f"resuming from step {step}" if checkpoint else "has saved nothing, starting again"
         rank_zero_info(f"{cli.run}: {what}")
         for logger in cli.trainer.loggers:
-            if isinstance(logger, CSVLogger):
+            if isinstance(logger, RunLogger):
                 logger.stop = step
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
 
@@ -168,7 +168,7 @@ def _log_to_files_only(cli: CLI, resume: Path | None) -> None:
     if resume is not None:
         if not SampleWriter.has_parts(resume):
             raise ValueError(f"--resume {resume} is not the directory of an interrupted predict")
-        csv = CSVLogger(resume.parent, name="", version=resume.name)
+        csv = RunLogger(resume.parent, name="", version=resume.name)
         return cli.log_to(csv, new=False)
     loggers = [each for each in cli.trainer.loggers if not isinstance(each, WandbLogger)]
-    cli.log_to(*(loggers or [CSVLogger("lightning_logs", name="predict")]), new=True)
+    cli.log_to(*(loggers or [RunLogger("lightning_logs", name="predict")]), new=True)

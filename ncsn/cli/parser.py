@@ -28,13 +28,15 @@ from ncsn.runtime import (
     load_checkpoint,
 )
 from ncsn.runtime.checkpoints import LastCheckpoint, find_last_checkpoint
-from ncsn.runtime.runs import WANDB_ID, CSVLogger, RunDirectory, configured_loggers, find_last_run
+from ncsn.runtime.clipping import clippable
+from ncsn.runtime.runs import RunDirectory, RunLogger, configured_loggers, find_last_run
 from ncsn.runtime.stored_config import model_from, model_to_store
+from ncsn.runtime.wandb import read_id
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
 
-CSV, WANDB = "ncsn.runtime.CSVLogger", "ncsn.runtime.WandbLogger"
+CSV, WANDB = "ncsn.runtime.RunLogger", "ncsn.runtime.WandbLogger"
 
 DEFAULTS = {
     "trainer.logger": [
@@ -221,6 +223,9 @@ class CLI(LightningCLI):
             raise ValueError(f"the config cannot be used: {kind}{cause}") from cause
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.score = halve_when_out_of_memory(self.model.score)
+        if self.trainer.gradient_clip_val:
+            optimizer = self.model.optimizer
+            self.model.optimizer = lambda parameters: clippable(optimizer(parameters))
 
     def _model_config(self) -> dict[str, Any]:
         """The model's config with its links to the data."""
@@ -267,10 +272,10 @@ class CLI(LightningCLI):
         loggers: list[Logger] = []
         for logger, config in zip(self.trainer.loggers, self.loggers(), strict=True):
             args = config.init_args.as_dict()
-            if isinstance(logger, CSVLogger):
-                logger = CSVLogger(**{**args, "version": run.name})
-            elif isinstance(logger, WandbLogger) and (run / WANDB_ID).is_file():
-                logger = type(logger)(**{**args, "id": (run / WANDB_ID).read_text()})
+            if isinstance(logger, RunLogger):
+                logger = RunLogger(**{**args, "version": run.name})
+            elif isinstance(logger, WandbLogger):
+                logger = type(logger)(**{**args, "id": read_id(run) or args.get("id")})
             loggers.append(logger)
         self.log_to(*loggers, new=False)
 

@@ -14,16 +14,16 @@ from jsonargparse import Namespace
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ncsn.evaluation.files import read_metrics, replacing, write_csv
 from ncsn.runtime.checkpoints import CHECKPOINTS
-
-WANDB_ID = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
+from ncsn.runtime.stored_config import model_from
+from ncsn.runtime.wandb import ID_FILE
 
 
 class Metrics(ExperimentWriter):
@@ -38,6 +38,8 @@ class Metrics(ExperimentWriter):
 
     def save(self) -> None:
         """Append the new rows; an ``OSError`` names the file."""
+        if not self.metrics:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.metrics_keys and self.path.is_file():  # a run is resumed
             rows = [row for row in read_metrics(self.path) if int(row["step"]) < self.stop]
@@ -52,7 +54,7 @@ class Metrics(ExperimentWriter):
         write_csv(self.path, fieldnames, read_metrics(self.path))
 
 
-class CSVLogger(LightningCSVLogger):
+class RunLogger(CSVLogger):
     """Lightning's, for runs that are killed, resumed, and started at the same time."""
 
     stop = math.inf  # a resumed run logs this step and those after it again
@@ -109,7 +111,7 @@ class RunDirectory(SaveConfigCallback):
             ValueError: If another process uses the directory.
         """
         failure, logger = "", trainer.logger
-        if trainer.is_global_zero and isinstance(logger, CSVLogger):
+        if trainer.is_global_zero and isinstance(logger, RunLogger):
             if self.save_to_log_dir and not self.overwrite:
                 self.made = logger.claim()
             try:
@@ -117,24 +119,34 @@ class RunDirectory(SaveConfigCallback):
             except ValueError as error:
                 failure = str(error)
             else:
-                if trainer.state.fn == TrainerFn.FITTING:
+                if self.saves(trainer):
                     (Path(logger.log_dir) / CHECKPOINTS).mkdir(exist_ok=True)
         if failure := trainer.strategy.broadcast(failure):
             raise ValueError(failure)
         if trainer.loggers:
             super().setup(trainer, pl_module, stage)
 
+    @staticmethod
+    def saves(trainer: Trainer) -> bool:
+        """Whether checkpoints will be saved, from which ``--ckpt_path last`` can resume."""
+        callbacks = trainer.checkpoint_callbacks
+        fits = trainer.state.fn == TrainerFn.FITTING
+        return fits and any(isinstance(each, ModelCheckpoint) for each in callbacks)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the config to W&B, and write down W&B's identifier of the run."""
+        """Send the config to W&B and ``auto``'s values to all; keep W&B's name of the run."""
         # Only the first rank comes here: trainer.log_dir would wait for the others.
         directory = getattr(trainer.logger, "log_dir", None)
-        for logger in trainer.loggers if (values := cast(Any, pl_module).auto_values) else []:
-            logger.log_hyperparams(values)
+        model = model_from({"hyper_parameters": pl_module.hparams}) or {}  # with what is linked
+        linked = {"class_path": model["class_path"], "init_args": model["dict_kwargs"]}
         for logger in trainer.loggers:
+            if values := cast(Any, pl_module).auto_values:
+                logger.log_hyperparams(values)
             if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(self.config.as_dict())
+                logger.log_hyperparams(self.config.as_dict() | {"model": linked})
                 if logger.version and directory:
-                    (Path(directory) / WANDB_ID).write_text(logger.version)
+                    with replacing(Path(directory, ID_FILE)) as file:
+                        file.write(logger.version.encode())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config with which a run is resumed, if it is another one."""

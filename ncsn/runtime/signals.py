@@ -7,7 +7,9 @@ leave together. For a rank that waits in a collective, see :mod:`ncsn.runtime.wa
 
 import os
 import signal
+import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ncsn.runtime.checkpoints import LAST
 from ncsn.runtime.resume import repeat_validation
 from ncsn.runtime.watch import GRACE, LOST, Watch
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 HOW_TO_RESUME = f"resume with --ckpt_path {LAST.removesuffix('.ckpt')}"
 
 
@@ -36,10 +38,11 @@ class Stopped(Exception):
 
 
 class GracefulStop(Checkpoint):
-    """Ends a fit on SIGTERM, SIGINT and SIGUSR1 after the current step, with ``last.ckpt``.
+    """Ends a fit on one of ``SIGNALS`` after the current step, with ``last.ckpt``.
 
-    All else ends at once. The exit status is 128 plus the signal's number, on all ranks. It is a
-    ``Checkpoint`` so that Lightning calls it after what changes a step's state, like the average.
+    All else ends at once. The exit status is 128 plus the signal's number, on all ranks. What is
+    ignored at the start, like SIGHUP under ``nohup``, stays ignored. It is a ``Checkpoint`` so
+    that Lightning calls it after what changes a step's state, like the average.
     """
 
     def __init__(self) -> None:
@@ -54,7 +57,8 @@ class GracefulStop(Checkpoint):
         # Lightning's own handlers end without a checkpoint, and deadlock under DDP.
         setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
         self._fitting = trainer.state.fn == TrainerFn.FITTING
-        self._previous = {s: signal.signal(s, self._on_signal) for s in SIGNALS}
+        heeded = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        self._previous = {s: signal.signal(s, self._on_signal) for s in heeded}
         if trainer.world_size > 1:
             self._watch = Watch(self, SIGNALS, getattr(trainer.strategy.launcher, "procs", []))
             self._watch.start()
@@ -91,6 +95,8 @@ class GracefulStop(Checkpoint):
         if stopped_fit and trainer.validating:
             repeat_validation(trainer)  # the training is as it was after the last step
             exception.advice = self._save(trainer)
+        for rank in getattr(trainer.strategy.launcher, "procs", ()):
+            rank.kill()  # they would wait for this one; once it watches them, there are none here
         if self._watch is not None:
             # When a rank is lost, collectives fail on the others.
             if isinstance(exception, RuntimeError) and self._watch.lost.wait(GRACE):
@@ -115,6 +121,8 @@ class GracefulStop(Checkpoint):
         if signum == signal.SIGINT and time.monotonic() > self._first_signal + 2:
             os._exit(128 + signum)  # the user insists
         self._first_signal = min(self._first_signal, time.monotonic())
+        if signum == signal.SIGHUP:
+            _leave_terminal()
         self.signum = self.signum or signum
         if not self._fitting:
             raise Stopped(self.signum)
@@ -137,3 +145,11 @@ class GracefulStop(Checkpoint):
         path = Path(directories[0]) / LAST
         trainer.save_checkpoint(path, weights_only=False)  # the optimizer's state too
         return f" after step {trainer.global_step}; {HOW_TO_RESUME} ({path})"
+
+
+def _leave_terminal() -> None:
+    """Write to nowhere instead of a terminal that is gone, or a pipe that is about to be."""
+    with Path(os.devnull).open("w") as nowhere, suppress(OSError):  # of streams that are closed
+        for stream in (1, 2):
+            if not (os.isatty(stream) or stat.S_ISREG(os.fstat(stream).st_mode)):
+                os.dup2(nowhere.fileno(), stream)

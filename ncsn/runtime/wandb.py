@@ -1,27 +1,80 @@
 """A W&B logger that never asks, never blocks and never stops training."""
 
+import atexit
+import inspect
 import os
+import re
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ncsn.runtime.signals import Stopped
+
+TIMEOUT = 15  # seconds to start, and to upload the rest at the end; it stays on the disk
+ID_FILE = "wandb_id.txt"  # holds W&B's identifier of a run, in its directory
+
 
 def offline_reason(timeout: float = 3.0) -> str | None:
-    """Why W&B cannot be reached, or None if it can; prompts nobody, waits ``timeout`` seconds."""
+    """Why W&B cannot be used, or None if it can; prompts nobody, waits ``timeout`` seconds."""
     import requests
 
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if not (os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(url)):
-        return "there is no API key (`wandb login` stores one)"
+    url = (os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").rstrip("/")
+    key = os.environ.get("WANDB_API_KEY")
     try:
-        status = requests.head(url, timeout=timeout).status_code
-    except requests.RequestException as error:
+        auth = ("api", key) if key else requests.utils.get_netrc_auth(url)
+        if not auth:
+            return "there is no API key (`wandb login` stores one)"
+        query = {"query": "query Viewer { viewer { id } }"}
+        answer = requests.post(f"{url}/graphql", json=query, auth=auth, timeout=timeout)
+        if answer.status_code in (401, 403) or (answer.ok and not answer.json()["data"]["viewer"]):
+            return f"{url} refuses the API key"
+        return None if answer.ok else f"{url} answers with status {answer.status_code}"
+    except Exception as error:  # whatever a URL, a key or an answer may lead to
         return f"{url} cannot be reached ({type(error).__name__})"
-    return f"{url} answers with status {status}" if status >= 500 else None
+
+
+def read_id(run: Path) -> str | None:
+    """W&B's identifier of the run in a directory, if there is one; warns if it is damaged."""
+    path = run / ID_FILE
+    found = path.read_text(errors="replace") if path.is_file() else None
+    if found is None or re.fullmatch(r"[\w.-]{1,128}", found):
+        return found
+    return rank_zero_warn(f"{path} is damaged: W&B gets a new run")
+
+
+class _Nothing(_DummyExperiment):
+    """Swallows what is logged after a fault of W&B."""
+
+    id = None
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that reports a fault of W&B, the first one, and ends the logging to it."""
+
+    @wraps(method)
+    def call(self: "WandbLogger", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Stopped:
+            raise
+        except Exception as error:  # whatever W&B may raise: training is worth more
+            if not isinstance(self._experiment, _Nothing):
+                self._experiment = _Nothing()  # type: ignore[assignment]
+                reason = f"W&B failed ({type(error).__name__}: {error}) and is no longer used"
+                _warn(f"{reason}; training continues and the CSV log is complete.")
+
+    return call
+
+
+def _warn(message: str) -> None:
+    rank_zero_warn(" ".join(message.split()))
 
 
 class WandbLogger(LightningWandbLogger):
@@ -29,76 +82,57 @@ class WandbLogger(LightningWandbLogger):
 
     Without an API key or a network it runs offline and says once how to upload the run later.
     ``WANDB_MODE`` has its usual effect. A fault of W&B ends the logging to it, not the training.
-
-    Args:
-        project: The W&B project.
-        name: Name of the run; W&B invents one by default.
-        save_dir: Directory that holds W&B's own directory ``wandb/``.
-        offline: Whether to run offline even with a key and a network.
-        kwargs: See :class:`lightning.pytorch.loggers.WandbLogger`.
+    The arguments are those of :class:`lightning.pytorch.loggers.WandbLogger`.
     """
 
     def __init__(
-        self,
-        project: str = "ncsn",
-        name: str | None = None,
-        save_dir: str = "lightning_logs",
-        offline: bool = False,
-        **kwargs: Any,
+        self, project: str = "ncsn", save_dir: str = "lightning_logs", **kwargs: Any
     ) -> None:
-        super().__init__(name=name, save_dir=save_dir, offline=offline, project=project, **kwargs)
+        super().__init__(project=project, save_dir=save_dir, **kwargs)
         self._wandb_init.pop("anonymous", None)  # W&B no longer has it, and warns
-        self.failed = False
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """W&B's run, offline if it has to be."""
-        if self._experiment is not None:
-            return self._experiment
+        if self._experiment is None:
+            self._start()
+            atexit.register(self._finish)  # before W&B's own handler
+        return self._experiment
+
+    version = property(_guarded(cast(Any, LightningWandbLogger.version).fget))
+
+    @_guarded
+    def _start(self) -> None:
         os.makedirs(self.save_dir or ".", exist_ok=True)
-        reason = None
-        if not self._offline and (os.environ.get("WANDB_MODE") or "online") == "online":
-            os.environ.pop("WANDB_MODE", None)
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(TIMEOUT))
+        mode, reason = os.environ.get("WANDB_MODE") or "online", None
+        if mode == "online" and not self._offline:
+            os.environ.pop("WANDB_MODE", None)  # empty
             reason = offline_reason()
-            if reason is None:
-                try:
-                    self._wandb_init["settings"] = {"init_timeout": 15}
-                    return super().experiment
-                except Exception as error:  # a refused key, a server that hangs, ...
-                    reason = f"it could not be started online ({error})"
-            self._offline = True
-            self._wandb_init["settings"] = {"silent": True}  # it would say the same in five lines
-        try:
-            run: Any = super().experiment
-        except Exception as error:  # whatever W&B may raise: training is worth more
-            self._give_up(error)
-            self._experiment = run = _DummyExperiment()  # type: ignore[assignment]
-        if reason and not self.failed:
-            upload = f"wandb sync {Path(run.dir).parent}"
-            rank_zero_warn(f"W&B runs offline: {reason}. To upload the run later: {upload}")
-        return run
+        if reason is None:
+            self._wandb_init["settings"] = {"init_timeout": TIMEOUT}
+            try:
+                return super().experiment
+            except Stopped:
+                raise
+            except Exception as error:  # a server that hangs, an unknown mode, ...
+                reason = f"it could not be started with WANDB_MODE={mode} ({error})"
+        self._offline = True
+        self._wandb_init["settings"] = {"silent": True}  # it would say the same in five lines
+        upload = f"wandb sync {Path(super().experiment.dir).parent}"
+        _warn(f"W&B runs offline: {reason}. To upload the run later: {upload}")
 
-    def _give_up(self, error: Exception) -> None:
-        self.failed = True
-        rank_zero_warn(
-            f"W&B failed ({type(error).__name__}: {error}) and is no longer used; training "
-            "continues and the CSV log is complete."
-        )
+    @_guarded
+    def _finish(self) -> None:
+        """Do what W&B's own handler does, which would show the traceback of a fault."""
+        import wandb
+
+        hooks = getattr(sys.exit, "__self__", None)  # W&B has replaced it, to know the status
+        with suppress(SystemExit):  # from a service that has failed
+            wandb.teardown(getattr(hooks, "exit_code", 0))
 
 
-def _guarded(name: str) -> Callable[..., None]:
-    def log(self: WandbLogger, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's own, but a fault is reported once, and ends the logging to W&B."""
-        if self.failed:
-            return
-        try:
-            getattr(super(WandbLogger, self), name)(*args, **kwargs)
-        except Exception as error:  # as in experiment
-            self._give_up(error)
-
-    return log
-
-
-for _name in ("log_metrics", "log_image", "log_video", "log_hyperparams"):
-    setattr(WandbLogger, _name, _guarded(_name))
+for _name, _method in vars(LightningWandbLogger).items():
+    if inspect.isfunction(_method) and not _name.startswith("_"):
+        setattr(WandbLogger, _name, _guarded(_method))

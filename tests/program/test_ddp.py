@@ -58,7 +58,7 @@ def test_predict_draws_the_same_samples_on_one_process_and_on_two(server, cli, t
         run_ranks(server, *predict, nodes=nodes)
         run = RUNS / f"version_{nodes}"
         np.testing.assert_allclose(np.load(run / "samples.npz")["samples"], one, atol=1e-5)
-        files = {path.name for path in run.iterdir()}
+        files = {path.name for path in run.glob("[!.]*")}
         assert files == {"config.yaml", "samples.npz", "samples.png"}
 
 

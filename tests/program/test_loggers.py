@@ -1,12 +1,19 @@
 """The W&B logger, with the real wandb running offline."""
 
 import json
+import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from support.commands import run_process, smoke
+import torch
+from support.commands import QUICK, run_process, smoke
+from support.paths import ROOT
 from support.wandb_files import wandb_records
+from support.wandb_server import wandb_server
 
+from ncsn.runtime import Stopped
 from ncsn.runtime.wandb import WandbLogger, offline_reason
 
 
@@ -42,6 +49,60 @@ def test_an_offline_run_holds_the_metrics_and_the_pictures(server, tmp_path):
     assert run.name.endswith(f"-{name}")
 
 
+OWN_DATA = """
+import ncsn.data
+
+class Own(ncsn.data.DigitsDataModule):
+    def __init__(self, batch_size: int = 8, share: float = 0.5, name: str | None = None):
+        super().__init__(batch_size=batch_size)
+"""
+
+
+def config_of(run_file):
+    """The config in a .wandb file."""
+    config = {}
+    for record in wandb_records(run_file):
+        for each in (*record.run.config.update, *record.config.update):
+            config[each.key] = json.loads(each.value_json)
+    return config
+
+
+def test_the_config_has_numbers_and_what_is_linked(server, tmp_path):
+    Path("own_data.py").write_text(OWN_DATA)
+    args = (*smoke("digits")[:2], "--config", tmp_path / "own.yaml")
+    Path("own.yaml").write_text("data: {class_path: own_data.Own, init_args: {share: 0.25}}")
+    short = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 1, *QUICK)
+    auto = ("--model.sigma_max", "auto")
+    environment = {"WANDB_MODE": "offline", "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    run_process(server, "fit", *args, *short, *auto, **environment)
+    (run_file,) = Path("lightning_logs/wandb").glob("offline-run-*/run-*.wandb")
+    config = config_of(run_file)
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert config["model"]["class_path"] == "ncsn.modules.NCSN"
+    assert model["data_shape"] == [1, 8, 8]
+    assert model["network"]["init_args"]["channels"] == 1
+    assert model["optimizer"]["init_args"]["lr"] == 0.002
+    assert model["sigma_min"] == 0.02
+    assert -1 < model["data_mean"] < 0
+    assert model["data_diameter"] == pytest.approx(config["model.sigma_max"])
+    assert data["batch_size"] == 128
+    assert data["share"] == 0.25
+    assert config["trainer"]["max_steps"] == 1
+    assert config["ema"]["decay"] == 0.995
+
+
+def test_a_run_with_auto_is_the_same_run_of_wandb_when_it_is_resumed(server):
+    auto = ("--model.sigma_max", "auto", "--ckpt_path", "last")
+    for epochs in (1, 2):
+        args = (*smoke("digits"), *QUICK, *auto, "--trainer.max_epochs", epochs)
+        run_process(server, "fit", *args, WANDB_MODE="offline")
+    runs = list(Path("lightning_logs/wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert len({run.name.split("-")[-1] for run in runs}) == 1
+    run_process(server, "predict", *args, "--num_samples", 2, WANDB_MODE="offline")
+    assert list(Path("lightning_logs/wandb").glob("offline-run-*")) == runs
+
+
 def test_without_a_key_there_is_a_reason(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -52,6 +113,28 @@ def test_with_a_key_and_no_network_there_is_a_reason(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
     assert "127.0.0.1:9 cannot be reached" in offline_reason()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (None, "None"),
+        (401, "refuses the API key"),
+        (403, "refuses the API key"),
+        (500, "answers with status 500"),
+        ("silence", "cannot be reached (ReadTimeout)"),
+        ("garbage", "cannot be reached"),
+        ("closed", "cannot be reached"),
+        ("empty", "cannot be reached"),
+    ],
+)
+def test_a_server_that_fails_is_recognised_within_seconds(trouble, reason, monkeypatch):
+    with wandb_server(trouble) as server:
+        monkeypatch.setenv("WANDB_API_KEY", server.environment["WANDB_API_KEY"])
+        monkeypatch.setenv("WANDB_BASE_URL", server.environment["WANDB_BASE_URL"])
+        begin = time.monotonic()
+        assert reason in str(offline_reason())
+        assert time.monotonic() - begin < 5
 
 
 def test_a_key_in_netrc_is_found(monkeypatch, tmp_path):
@@ -87,3 +170,41 @@ def test_a_fault_of_wandb_is_reported_once_and_does_not_stop_training(monkeypatc
     with pytest.warns(UserWarning, match=r"W&B failed \(OSError: the service is gone\)"):
         logger.log_metrics({"a": 1.0}, step=0)
     logger.log_metrics({"a": 2.0}, step=1)  # silent from here on
+
+
+@pytest.mark.parametrize("name", ["log_table", "watch", "after_save_checkpoint", "version"])
+def test_whatever_lightning_asks_a_broken_logger_does_not_stop_training(monkeypatch, name):
+    logger = WandbLogger(log_model="all")
+
+    class Broken:
+        def __getattr__(self, attribute):
+            raise OSError("the service is gone")
+
+    logger._experiment = Broken()
+    Path("last.ckpt").touch()
+    saved = SimpleNamespace(last_model_path="last.ckpt", current_score=0.0, best_model_path="")
+    calls = {
+        "log_table": lambda: logger.log_table("a", ["b"], [[1]]),
+        "watch": lambda: logger.watch(torch.nn.Linear(1, 1)),
+        "after_save_checkpoint": lambda: logger.after_save_checkpoint(saved),
+        "version": lambda: logger.version,
+    }
+    with pytest.warns(UserWarning, match="W&B failed"):
+        assert calls[name]() is None
+    for call in calls.values():  # silent from here on
+        assert call() is None
+    assert logger.name == "ncsn"
+    assert logger.save_dir == "lightning_logs"
+    logger.finalize("success")
+
+
+def test_a_signal_that_arrives_while_something_is_logged_ends_the_run():
+    logger = WandbLogger()
+
+    class Interrupted:
+        def log(self, *args, **kwargs):
+            raise Stopped(signal.SIGTERM)
+
+    logger._experiment = Interrupted()
+    with pytest.raises(Stopped):
+        logger.log_metrics({"a": 1.0}, step=0)

@@ -45,7 +45,7 @@ def test_a_logger_can_be_added_to_the_default_ones(cli):
     assert cli("fit", *MOONS, *QUICK, *added) == 0
     stored = yaml.safe_load((RUN / "config.yaml").read_text())
     kinds = [logger["class_path"].split(".")[-1] for logger in stored["trainer"]["logger"]]
-    assert kinds == ["CSVLogger", "WandbLogger", "CSVLogger"]
+    assert kinds == ["RunLogger", "WandbLogger", "RunLogger"]
     (metrics,) = Path("elsewhere").rglob("metrics.csv")
     assert metrics.read_text() == (RUN / "metrics.csv").read_text()
 

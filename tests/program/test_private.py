@@ -1,4 +1,4 @@
-"""Private attributes of Lightning, W&B and jsonargparse: which are used, and where.
+"""Private attributes of Lightning, W&B, jsonargparse and torch: which are used, and where.
 
 They may change with any release. So they are used in ``ncsn/runtime`` only, and this test, which
 names each of them, fails when an upgrade takes one away.
@@ -33,6 +33,10 @@ def trainer():
 
 PRIVATE = {
     # Written for Lightning 2.6.
+    ("_step_supports_amp_scaling", "runtime/clipping.py"): (
+        lambda: torch.optim.Adam([torch.zeros(1)], fused=True),
+        "by which torch and Lightning know that an optimizer unscales gradients itself",
+    ),
     ("_is_local_file_protocol", "runtime/checkpoints.py"): (
         lambda: cloud_io,
         "tells paths from URLs, whose checkpoints are left to Lightning",

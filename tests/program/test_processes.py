@@ -95,7 +95,7 @@ def test_the_console_script_trains_like_python_m(tmp_path):
 def test_a_mistake_in_a_process_has_no_traceback():
     output = python("fit", *smoke("moons"), "--model.sigma", -1, status=1).stderr
     assert "Traceback" not in output
-    assert "sigma must be a positive number" in error_line(output)
+    assert "sigma must be a number from 1e-15" in error_line(output)
 
 
 PAGE_FAULTS = """

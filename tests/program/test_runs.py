@@ -14,7 +14,7 @@ from support.runs import load_last
 
 from ncsn.cli.errors import exit_with
 from ncsn.evaluation.files import read_metrics, replacing
-from ncsn.runtime import CSVLogger, DurableCheckpointIO
+from ncsn.runtime import DurableCheckpointIO, RunLogger
 from ncsn.runtime.runs import lock
 
 MOONS = smoke("moons")
@@ -89,7 +89,7 @@ def test_a_run_that_trains_is_not_resumed_by_another_process(server, cli, capsys
 
 
 def test_runs_that_start_at_the_same_time_get_their_own_directories(tmp_path):
-    loggers = [CSVLogger(tmp_path, name="runs") for _ in range(3)]
+    loggers = [RunLogger(tmp_path, name="runs") for _ in range(3)]
     assert {logger.version for logger in loggers} == {0}  # none has made its directory
     for logger in loggers:
         logger.claim()

@@ -113,12 +113,11 @@ class Jobs:
             return Job(start_ranks(self.server, ranks, args, self.log, environment), self.log)
         return Job([self.server.start(args, self.log, environment)], self.log)
 
-    def start_program(self, *command, **environment):
+    def start_program(self, *command, popen=None, **environment):
         """Start any program instead; ``jobs.start_program(*PYTHON, ...)`` is a genuine process."""
         with self.log.open("a") as log:
-            process = subprocess.Popen(
-                [*map(str, command)], env=genuine(**environment), stdout=log, stderr=log
-            )
+            options = {"stdout": log, "stderr": log, **(popen or {})}
+            process = subprocess.Popen([*map(str, command)], env=genuine(**environment), **options)
         return Job([process], self.log)
 
     def finish(self, *options, **kwargs):
@@ -142,3 +141,15 @@ def running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def descendants(pid):
+    """The processes below a process."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            yield int(path.parent.name)
+            yield from descendants(int(path.parent.name))

@@ -3,11 +3,11 @@
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from ncsn.callbacks.preflight import Preflight
 from short_runs import fit
 from torch import nn
 
 from ncsn.callbacks import EMA, Divergence, Preview
+from ncsn.callbacks.preflight import Preflight
 from ncsn.modules import NCSN
 from ncsn.networks import ScoreNetwork
 from ncsn.sampling import DPMSolver

@@ -1,0 +1,88 @@
+"""A local stand-in for W&B's server, which can come to grief in several ways."""
+
+import gzip
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+KEY = "0123456789" * 4
+PROJECT = {"id": "P", "name": "ncsn", "entity": {"id": "E", "name": "someone"}}
+ANSWERS = {
+    "viewer": {"id": "V", "entity": "someone", "username": "someone", "flags": "{}", "email": ""},
+    "upsertBucket": {
+        "bucket": {"id": "B", "name": "stub", "displayName": "stub", "project": PROJECT},
+        "inserted": True,
+    },
+    "serverInfo": {"features": []},
+    "createRunFiles": {"runID": "B", "uploadHeaders": [], "files": []},
+}
+"""By the first field of a query of GraphQL."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers like W&B until ``server.trouble`` sets in."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.server.requests.append((self.path, body))
+        trouble = self.server.trouble
+        if isinstance(trouble, int):
+            return self.reply(trouble, b'{"errors": [{"message": "no"}]}')
+        if trouble == "silence":
+            self.server.stopped.wait(120)
+        if trouble == "garbage":
+            self.wfile.write(bytes(range(256)) * 4)
+        if trouble:
+            self.close_connection = True
+            return self.connection.close() if trouble == "closed" else None
+        data = {}
+        if self.path == "/graphql":
+            query = json.loads(body)
+            field = re.search(r"{\s*(\w+)", query["query"])[1]
+            data = {field: ANSWERS.get(field)}
+            if field == "createRunFiles":
+                url = f"http://127.0.0.1:{self.server.server_port}/upload/"
+                names = query["variables"]["files"]
+                files = [{"name": name, "uploadUrl": url + name} for name in names]
+                data = {field: ANSWERS[field] | {"files": files}}
+        return self.reply(200, json.dumps({"data": data}).encode())
+
+    def reply(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = answer
+
+
+@contextmanager
+def wandb_server(trouble=None):
+    """A server whose ``trouble`` is a status, "silence", "garbage", "closed", "empty" or None."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.trouble = True, trouble
+    server.requests, server.stopped = [], threading.Event()
+    server.handle_error = lambda *_: None
+    server.environment = {
+        "WANDB_MODE": None,
+        "WANDB_API_KEY": KEY,
+        "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+    }
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stopped.set()
+        server.shutdown()
+        server.server_close()

@@ -198,9 +198,9 @@ def write_fit(run, metrics):
     """A fit of one epoch, without training."""
     run.mkdir(parents=True)
     with (run / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["epoch", *metrics])
+        writer = csv.DictWriter(file, ["epoch", "step", *metrics])
         writer.writeheader()
-        writer.writerows({"epoch": epoch, **metrics} for epoch in (0, 1))
+        writer.writerows({"epoch": epoch, "step": epoch, **metrics} for epoch in (0, 1))
     return run
 
 

@@ -20,7 +20,7 @@ def private_names(path):
     """Private attributes of anything but self, and private names that are imported."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
-            if not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            if ast.unparse(node.value) not in ("self", "os"):  # os._exit is public
                 yield f"line {node.lineno}: {ast.unparse(node)}"
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
             name = node.args[1]

@@ -22,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ncsn.evaluation.files import read_metrics, replacing, write_csv
 from ncsn.runtime.checkpoints import CHECKPOINTS
+from ncsn.runtime.signals import Stopped
 from ncsn.runtime.stored_config import model_from
 from ncsn.runtime.wandb import ID_FILE
 
@@ -152,7 +153,8 @@ class RunDirectory(SaveConfigCallback):
         """Write the config with which a run is resumed, if it is another one."""
         if self.save_to_log_dir or not trainer.is_global_zero or trainer.logger is None:
             return
-        directory, text = Path(trainer.logger.log_dir or ""), self.parser.dump(self.config)
+        directory = Path(trainer.logger.log_dir or "")
+        text = self.parser.dump(self.config, skip_none=False)
         if yaml.safe_load(text) != _read_config(directory / "config.yaml"):
             with replacing(directory / f"config.from_step_{trainer.global_step}.yaml") as file:
                 file.write(text.encode())
@@ -165,11 +167,12 @@ class RunDirectory(SaveConfigCallback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Unlock the directory; remove it if the run was refused before its first batch."""
+        """Unlock the directory; remove it if a fault ended the run before its first batch."""
         self.teardown(trainer, pl_module, "")
         loops = trainer.validate_loop, trainer.test_loop, trainer.predict_loop
         progress = (loop.batch_progress for loop in (trainer.fit_loop.epoch_loop, *loops))
-        if self.made and not any(each.total.ready for each in progress):
+        begun = isinstance(exception, Stopped) or any(each.total.ready for each in progress)
+        if self.made and not begun:
             shutil.rmtree(getattr(trainer.logger, "log_dir", ""), ignore_errors=True)
 
 

@@ -60,6 +60,15 @@ def test_another_config_is_written_beside_that_of_the_start(run, cli):
     assert config["data"]["init_args"]["noise"] == 0.3
 
 
+def test_the_same_config_is_not_written_again(trained, cli):
+    assert cli("fit", *MOONS, *LONGER) == 0
+    earlier = trained("moons") / "checkpoints/last.ckpt"
+    shutil.copy(earlier, RUN / "checkpoints/last.ckpt")  # as if killed after the first epoch
+    assert cli("fit", *MOONS, *LONGER, *LAST) == 0
+    assert load_last(RUN)["global_step"] == 4
+    assert not list(RUN.glob("config.from*"))
+
+
 def test_a_run_that_has_saved_nothing_starts_again(run, cli, caplog):
     killed = RUN.parent / "version_1"
     (killed / "checkpoints").mkdir(parents=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from support.commands import QUICK, error_line, run_process, smoke
 from support.paths import ROOT
@@ -168,15 +169,28 @@ def test_all_own_parts_together_train_evaluate_and_sample(try_all_commands):
     assert checkpoint["state_dict"]["network.waves.weight"].shape == (16, 3)
 
 
-def test_the_classes_of_the_readme_train_and_sample(server):
-    readme = (ROOT / "README.md").read_text()
-    source = readme.split("```python\n# my_module.py\n")[1].split("```")[0]
-    Path("my_module.py").write_text(source)
+@pytest.mark.parametrize(
+    ("document", "module"), [("README.md", "mine"), ("docs/extend/classes.md", "my_module")]
+)
+def test_the_classes_of_the_documents_train_and_sample(document, module, server):
+    text = (ROOT / document).read_text()
+    source = text.split(f"```python\n# {module}.py\n")[1].split("```")[0]
+    Path(f"{module}.py").write_text(source)
     command = next(
-        text
-        for text in readme.replace("\\\n", "").split("\n")
-        if text.startswith("python -m ncsn fit") and "my_module.my_objective" in text
+        line
+        for line in text.replace("\\\n", "").split("\n")
+        if line.startswith("python -m ncsn fit") and f"{module}." in line and "moons" in line
     )
     options = command.split("--config configs/moons_ncsn.yaml ")[1].split()
     run_process(server, "fit", *smoke("moons_ncsn"), *options)
     assert Path("lightning_logs/moons_ncsn/version_0/pictures/samples.png").is_file()
+
+
+def test_the_plain_torch_of_the_readme_learns():
+    text = (ROOT / "README.md").read_text()
+    (source,) = (part.split("```")[0] for part in text.split("```python\n") if "optimizer" in part)
+    names = {}
+    exec(source.replace("range(2000)", "range(500)"), names)
+    samples, data = names["samples"], names["data"]
+    for statistic in (torch.mean, torch.std):
+        torch.testing.assert_close(statistic(samples, 0), statistic(data, 0), atol=0.15, rtol=0)

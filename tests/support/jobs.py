@@ -153,3 +153,10 @@ def descendants(pid):
         if int(fields[1]) == pid:
             yield int(path.parent.name)
             yield from descendants(int(path.parent.name))
+
+
+def catches(pid, signum):
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (signum - 1) & 1)

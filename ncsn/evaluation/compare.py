@@ -132,7 +132,7 @@ def _read_curves(path: Path) -> dict[str, Curve]:
             if row[name] and row["epoch"].isdecimal()
         ]
         for name in (rows[0] if rows else ())
-        if name in ("val/loss_per_dim", "val/sliced_wasserstein")
-        or (name.startswith("val/") and "_fd_" in name)
+        if name == "val/loss_per_dim"
+        or (name.startswith("val/") and ("_fd_" in name or name.endswith("sliced_wasserstein")))
     }
     return {name: curve for name, curve in curves.items() if curve}

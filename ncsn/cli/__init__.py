@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": "compute the loss on the validation data",
     "test": "evaluate a model: samples, likelihood, losses",
     "predict": "draw samples",
+    "evaluate": "compare samples from any program with data",
     "compare": "put runs side by side",
     "features": "train a feature network, in which images are compared",
 }
@@ -101,6 +102,10 @@ def _run(command: str, args: list[str]) -> None:
         from ncsn.cli.features import train_features
 
         return train_features(args)
+    if command == "evaluate":
+        from ncsn.cli.evaluate import evaluate
+
+        return evaluate(args)
     from ncsn.cli.commands import COMMANDS as FUNCTIONS
     from ncsn.cli.parser import CLI
 

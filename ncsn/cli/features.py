@@ -8,16 +8,25 @@ file's SHA-256 are printed. A network is shipped by copying the file to
 new version.
 """
 
-import hashlib
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import save
 
 from ncsn.cli.parser import Parser
 from ncsn.data import InMemoryDataModule
+from ncsn.evaluation.features import save_features
 from ncsn.modules.classifier import FeatureClassifier
+
+DEFAULTS = {
+    "max_epochs": 20,
+    "log_every_n_steps": 10,
+    "enable_checkpointing": False,
+    "logger": {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": "lightning_logs", "name": "features"},
+    },
+}
 
 
 class FeaturesCLI(LightningCLI):
@@ -26,12 +35,10 @@ class FeaturesCLI(LightningCLI):
     def after_fit(self) -> None:
         """Measure the accuracy on the test images, and write ``features.safetensors``."""
         self.trainer.test(self.model, self.datamodule)
-        weights = self.model.network.state_dict()
-        data = save({name: tensor.contiguous() for name, tensor in weights.items()})
         path = Path(self.trainer.log_dir or "") / "features.safetensors"
         if self.trainer.is_global_zero:
-            path.write_bytes(data)
-        rank_zero_info(f"{path}: {len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}")
+            checksum = save_features(self.model.network, path)
+            rank_zero_info(f"{path}: SHA-256 {checksum}; evaluate takes it as --features")
 
 
 def train_features(args: list[str]) -> None:
@@ -41,6 +48,7 @@ def train_features(args: list[str]) -> None:
         InMemoryDataModule,
         subclass_mode_data=True,
         seed_everything_default=0,
+        trainer_defaults=DEFAULTS,
         parser_class=Parser,
         parser_kwargs={"prog": "ncsn features"},
         args=args,

@@ -35,7 +35,8 @@ def read_run(directory: Path, name: str) -> Run:
         ValueError: If the directory is not that of a run.
     """
     root, report = directory.resolve(), _report_in(directory)
-    metrics = (directory if report is None else _checkpoint(report).parent.parent) / "metrics.csv"
+    checkpoint = _checkpoint(report) if report else None
+    metrics = (checkpoint.parent.parent if checkpoint else directory) / "metrics.csv"
     curves = _read_curves(metrics)
     if report is None:
         report = max(_tests_of(root), key=lambda each: each.about["time"], default=None)
@@ -108,14 +109,17 @@ def _tests_of(root: Path) -> Iterator[Report]:
     for directory in root.parent.iterdir():
         try:
             report = _report_in(directory)
-            if report is not None and _checkpoint(report).is_relative_to(root):
+            checkpoint = _checkpoint(report) if report else None
+            if report and checkpoint and checkpoint.is_relative_to(root):
                 yield report
         except (ValueError, KeyError, TypeError) as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
 
 
-def _checkpoint(report: Report) -> Path:
-    return Path(report.about["checkpoint"]).resolve()
+def _checkpoint(report: Report) -> Path | None:
+    """What was tested; None for samples from elsewhere."""
+    path = report.about.get("checkpoint")
+    return Path(path).resolve() if path else None
 
 
 def _report_in(directory: Path) -> Report | None:

@@ -259,7 +259,7 @@ def _compare_pixels(samples: Tensor, held_out: Tensor, train: Tensor, errors: bo
 
 
 def _compare_manifolds(
-    samples: Tensor, held_out: Tensor, train: Tensor, errors: bool
+    samples: Tensor, held_out: Tensor, train: Tensor, *, errors: bool
 ) -> Estimates:
     """Fidelity and diversity of feature vectors, shape ``(n, num_features)``."""
     return estimate_all(

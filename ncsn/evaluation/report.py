@@ -18,7 +18,7 @@ NOTES = (
     "likelihood_solver_error",
 )  # what the table says in addition to the sampler
 
-REQUIRED = {"checkpoint", "time"}  # in ``about``
+REQUIRED = {"time"}  # in ``about``
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Report:
     """The result of an evaluation.
 
     Attributes:
-        about: What was evaluated, and how: checkpoint, sampler, number of samples, seed, ...
+        about: What was evaluated, and how: checkpoint, sampler, number of samples, seed, ...; of
+            samples from elsewhere, their file or directory as ``samples``.
         estimates: Estimates by name.
         levels: One row per noise level; see :func:`ncsn.evaluation.metrics.losses_per_level`.
     """
@@ -68,9 +69,13 @@ class Report:
         caption = [
             "± one standard error; floor: as many fresh examples in place of the samples",
             *(f"{name.replace('_', ' ')}: {about[name]}" for name in NOTES if name in about),
-            f"with levels and pictures in {directory}",
+            f"with {'levels and ' * bool(self.levels)}pictures in {directory}",
         ]
-        title = f"{about['num_samples']:,} samples of {about['checkpoint']}\n{about['sampler']}"
+        if "checkpoint" in about:
+            source = f"samples of {about['checkpoint']}\n{about['sampler']}"
+        else:
+            source = f"of {about['num_read']:,} samples in {about['samples']}\n{about['data']}"
+        title = f"{about['num_samples']:,} {source}"
         headings = "metric", "value", "floor", "better"
         table = Table(*headings, title=title, caption="\n".join(caption))
         for each in self.estimates.values():

@@ -1,5 +1,6 @@
 """Compares samples from any program with data: ``python -m ncsn evaluate``."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ class DataParser(Parser):
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         """Parse the text of a config."""
-        config = yaml.safe_load(content)
-        if isinstance(config, dict):
-            content = yaml.safe_dump({key: config[key] for key in ("data",) if key in config})
+        with suppress(yaml.YAMLError):  # which is shown by what follows
+            config = yaml.safe_load(content)
+            if isinstance(config, dict):
+                content = yaml.safe_dump({key: config[key] for key in {"data"} & config.keys()})
         return super().parse_string(content, *args, **kwargs)
 
 

@@ -65,8 +65,7 @@ def compare(runs: list[Path], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     reports = {run.name: run.report for run in found if run.report is not None}
     metrics = list(dict.fromkeys(name for report in reports.values() for name in report.estimates))
-    picture = output / "comparison.png"
-    table = Table(title="value ± standard error", caption=f"Picture: {picture}")
+    table = Table(title="value ± standard error")
     for heading in ("metric", *names.values(), "floor", "better"):
         table.add_column(heading, overflow="fold")
     rows = []
@@ -87,7 +86,10 @@ def compare(runs: list[Path], output: Path) -> None:
         for name, curve in run.curves.items():
             curves[name][run.name] = curve
     levels = {name: report.levels for name, report in reports.items() if report.levels}
-    plots.plot_comparison(curves, levels).savefig(picture)
+    if curves or levels:  # none of samples from elsewhere
+        picture = output / "comparison.png"
+        plots.plot_comparison(curves, levels).savefig(picture)
+        table.caption = f"Picture: {picture}"
     Console().print(table)
     for run in found:
         if run.report is None:

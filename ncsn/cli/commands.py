@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from ncsn import plots
 from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
@@ -81,6 +82,7 @@ def predict(
     first_sample: int = 0,
     label: int | None = None,
     resume: Path | None = None,
+    png: bool = False,
 ) -> None:
     """Draw samples and write them to samples.npz and samples.png in the run's directory.
 
@@ -96,6 +98,7 @@ def predict(
             classes in turn.
         resume: The directory of an interrupted run with the same settings: the samples in it are
             kept, and the rest goes there too.
+        png: Whether to write each image as png/NUMBER.png as well.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         _check_positive(name, value)
@@ -106,6 +109,8 @@ def predict(
         classes = f"has the labels 0 to {num_classes - 1}, and -1 for any"
         classes = classes if num_classes else "is not class-conditional"
         raise ValueError(f"--label {label}: the model {classes}")
+    if png and not plots.is_png(model.data_shape):
+        raise ValueError(f"--png is for grey or colour images: the samples are {model.data_shape}")
     if num_samples < trainer.world_size:
         raise ValueError(
             f"--num_samples {num_samples} cannot be shared among {trainer.world_size} processes"
@@ -121,7 +126,7 @@ def predict(
         "first_sample": first_sample,
         "num_samples": num_samples,
     }
-    writer = SampleWriter(resume, about, model.data_shape)
+    writer = SampleWriter(resume, about, model.data_shape, png)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     all_numbers = torch.arange(first_sample, first_sample + num_samples)
     numbers = writer.missing(all_numbers) if resume else all_numbers

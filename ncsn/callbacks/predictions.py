@@ -46,7 +46,7 @@ class SampleWriter(BasePredictionWriter):
         png: Whether to write each image as ``png/NUMBER.png`` as well.
 
     Raises:
-        ValueError: If there are parts of other samples.
+        ValueError: If there are parts of other samples, or PNGs are wanted of no images.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class SampleWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.about, self.data_shape, self.png = about, data_shape, png
         self.bad: list[int] = []
+        if png and not plots.is_png(data_shape):
+            raise ValueError(f"--png is for grey or colour images: the samples are {data_shape}")
         if directory is not None:
             self.directory = directory
             self._check_same_samples()

@@ -1,6 +1,7 @@
 """The command line: ``python -m ncsn COMMAND [options]``."""
 
 import argparse
+import importlib
 import logging
 import os
 import re
@@ -98,14 +99,8 @@ def _run(command: str, args: list[str]) -> None:
     from ncsn.runtime import keep_freed_memory
 
     keep_freed_memory()
-    if command == "features":
-        from ncsn.cli.features import train_features
-
-        return train_features(args)
-    if command == "evaluate":
-        from ncsn.cli.evaluate import evaluate
-
-        return evaluate(args)
+    if command in ("features", "evaluate"):
+        return importlib.import_module(f"ncsn.cli.{command}").run(args)
     from ncsn.cli.commands import COMMANDS as FUNCTIONS
     from ncsn.cli.parser import CLI
 

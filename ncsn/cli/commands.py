@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from ncsn import plots
 from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
@@ -109,8 +108,6 @@ def predict(
         classes = f"has the labels 0 to {num_classes - 1}, and -1 for any"
         classes = classes if num_classes else "is not class-conditional"
         raise ValueError(f"--label {label}: the model {classes}")
-    if png and not plots.is_png(model.data_shape):
-        raise ValueError(f"--png is for grey or colour images: the samples are {model.data_shape}")
     if num_samples < trainer.world_size:
         raise ValueError(
             f"--num_samples {num_samples} cannot be shared among {trainer.world_size} processes"

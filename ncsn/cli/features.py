@@ -1,11 +1,7 @@
 """Trains a feature network, in which samples are compared; see :mod:`ncsn.evaluation.features`.
 
-``python -m ncsn features fit --config configs/features/mnist.yaml``
-
-The run's directory then holds ``features.safetensors``; the accuracy on the test images and the
-file's SHA-256 are printed. A network is shipped by copying the file to
-``ncsn/evaluation/features/weights`` and writing its checksum into ``network.py`` beside it, with a
-new version.
+``python -m ncsn features fit --data DATA`` prints the accuracy on the test images, and where it
+has written the network.
 """
 
 from pathlib import Path
@@ -18,14 +14,11 @@ from ncsn.data import InMemoryDataModule
 from ncsn.evaluation.features import save_features
 from ncsn.modules.classifier import FeatureClassifier
 
+LOGGER = {"save_dir": "lightning_logs", "name": "features"}
 DEFAULTS = {
     "max_epochs": 20,
-    "log_every_n_steps": 10,
     "enable_checkpointing": False,
-    "logger": {
-        "class_path": "lightning.pytorch.loggers.CSVLogger",
-        "init_args": {"save_dir": "lightning_logs", "name": "features"},
-    },
+    "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": LOGGER},
 }
 
 
@@ -41,7 +34,7 @@ class FeaturesCLI(LightningCLI):
             rank_zero_info(f"{path}: SHA-256 {checksum}; evaluate takes it as --features")
 
 
-def train_features(args: list[str]) -> None:
+def run(args: list[str]) -> None:
     """Run ``ncsn features`` with a command of LightningCLI and its options."""
     FeaturesCLI(
         FeatureClassifier,

@@ -64,9 +64,7 @@ class Parser(LightningArgumentParser):
         try:
             config = super().parse_path(path, *args, **kwargs)
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"--config is the path of a text file, and {path} is not: {error}"
-            ) from error
+            raise ValueError(f"--config is the path of a text file: {path}: {error}") from error
         self.file = ""
         return config
 

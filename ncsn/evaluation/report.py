@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from ncsn import plots
 from ncsn.evaluation.estimate import Estimates
 from ncsn.evaluation.files import replacing, write_csv
 
@@ -36,14 +37,20 @@ class Report:
     estimates: Estimates = field(default_factory=dict)
     levels: list[dict[str, float]] = field(default_factory=list)
 
-    def write(self, directory: Path) -> None:
-        """Write ``evaluation.json`` with everything, ``estimates.csv`` and ``levels.csv``."""
+    def write(self, directory: Path, pictures: dict[str, plots.Picture] | None = None) -> None:
+        """Write ``evaluation.json`` with all numbers, ``estimates.csv`` and ``levels.csv``.
+
+        ``pictures``, by name, become ``pictures/NAME.png``.
+        """
         with replacing(directory / "evaluation.json") as file:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
         estimates = [{"name": name, **asdict(each)} for name, each in self.estimates.items()]
         for name, rows in (("estimates", estimates), ("levels", self.levels)):
             if rows:
                 write_csv(directory / f"{name}.csv", list(rows[0]), rows)
+        for name, picture in (pictures or {}).items():
+            with plots.optional(f"picture {name}"):
+                plots.save(picture, directory / "pictures" / name)
 
     @classmethod
     def read(cls, directory: Path) -> "Report":

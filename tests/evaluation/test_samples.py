@@ -179,8 +179,8 @@ def test_a_directory_of_pngs_is_evaluated_and_compared(digits, cli, capsys):
     pictures = {path.name for path in (run / "pictures").iterdir()}
     assert pictures == {"samples.png", "neighbours.png", "classes.png"}
     assert (run / "estimates.csv").is_file()
-    assert cli("evaluate", pngs, *data, "--output", "elsewhere") == 0
-    assert cli("compare", run, "elsewhere") == 0
+    assert cli("evaluate", pngs, *data, "--name", "again") == 0
+    assert cli("compare", run, "lightning_logs/again/version_0") == 0
     assert "DIGITS-FD" in capsys.readouterr().out
 
 
@@ -278,7 +278,7 @@ def test_features_cannot_be_trained_on_points(cli, capsys):
         (
             ("few.npy", "--config", "few.npy"),
             1,
-            "--config is the path of a text file, and few.npy",
+            "--config is the path of a text file: few.npy",
         ),
         (
             ("few.npy", "--data", "DigitsDataModule", "--data.val_fraction", 0.01),

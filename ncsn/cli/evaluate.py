@@ -25,9 +25,8 @@ class DataParser(Parser):
 
 
 def run(args: list[str]) -> None:
-    """Run ``ncsn evaluate`` with its options."""
-    text = "Compare samples from any program with data: distances with floors and standard errors."
-    parser = DataParser(prog="ncsn evaluate", description=text, allow_abbrev=False)
+    """Compare samples from any program with data: distances with floors and standard errors."""
+    parser = DataParser(prog="ncsn evaluate", description=f"{run.__doc__}", allow_abbrev=False)
     text = "uint8 images or points in an .npz or .npy, or a directory of PNGs"
     parser.add_argument("samples", type=Path, help=text)
     parser.add_argument("--config", action="config", help="A config with data")

@@ -14,12 +14,8 @@ from ncsn.data import InMemoryDataModule
 from ncsn.evaluation.features import save_features
 from ncsn.modules.classifier import FeatureClassifier
 
-LOGGER = {"save_dir": "lightning_logs", "name": "features"}
-DEFAULTS = {
-    "max_epochs": 20,
-    "enable_checkpointing": False,
-    "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": LOGGER},
-}
+LOGS = {"save_dir": "lightning_logs", "name": "features"}
+LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": LOGS}
 
 
 class FeaturesCLI(LightningCLI):
@@ -41,7 +37,7 @@ def run(args: list[str]) -> None:
         InMemoryDataModule,
         subclass_mode_data=True,
         seed_everything_default=0,
-        trainer_defaults=DEFAULTS,
+        trainer_defaults={"max_epochs": 20, "enable_checkpointing": False, "logger": LOGGER},
         parser_class=Parser,
         parser_kwargs={"prog": "ncsn features"},
         args=args,

@@ -6,8 +6,8 @@ data set. Everything that is measured with them carries their name ("MNIST-FD, f
 that nobody takes it for Inception's FID.
 
 ``python -m ncsn features fit --config configs/features/mnist.yaml`` trains one, and writes
-``features.safetensors``. One for other data is given to ``python -m ncsn evaluate`` by its path; one
-is shipped by copying it to ``weights`` and writing its checksum below, with a new version.
+``features.safetensors``. One for other data is given to ``python -m ncsn evaluate`` by its path;
+one is shipped by copying it to ``weights`` and writing its checksum below, with a new version.
 """
 
 import hashlib

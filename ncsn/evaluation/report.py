@@ -81,7 +81,8 @@ class Report:
         if "checkpoint" in about:
             source = f"samples of {about['checkpoint']}\n{about['sampler']}"
         else:
-            source = f"of {about['num_read']:,} samples in {about['samples']}\n{about['data']}"
+            num = f"of {about['num_read']:,} " * (about["num_read"] > about["num_samples"])
+            source = f"{num}samples in {about['samples']}\n{about['data']}"
         title = f"{about['num_samples']:,} {source}"
         headings = "metric", "value", "floor", "better"
         table = Table(*headings, title=title, caption="\n".join(caption))

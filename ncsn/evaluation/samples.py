@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from rich.console import Console
 from torch import Tensor
 
 from ncsn import plots
@@ -64,7 +65,8 @@ def evaluate_samples(
         **kind.notes(reference),
     }
     x = kind.decode(samples.to("cuda" if torch.cuda.is_available() else "cpu"))
-    with torch.inference_mode():
+    waiting = Console(stderr=True).status(f"Comparing {len(x):,} samples with {data}")
+    with torch.inference_mode(), waiting:
         estimates, _, pictures = kind.evaluate(None, x, reference)
         with plots.optional("picture samples"):
             pictures |= kind.draw_samples(x[: kind.num_drawn], None, reference)

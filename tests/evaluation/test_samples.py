@@ -173,7 +173,7 @@ def test_a_directory_of_pngs_is_evaluated_and_compared(digits, cli, capsys):
     data = ("--data", "DigitsDataModule", "--data.val_fraction", 0.3)
     assert cli("evaluate", pngs, *data) == 0
     output = capsys.readouterr().out
-    assert "40 of 40 samples in pngs" in output
+    assert "40 samples in pngs" in output
     assert "DIGITS-FD, features v1" in output
     run = Path("lightning_logs/evaluation/version_0")
     pictures = {path.name for path in (run / "pictures").iterdir()}
@@ -184,11 +184,13 @@ def test_a_directory_of_pngs_is_evaluated_and_compared(digits, cli, capsys):
     assert "DIGITS-FD" in capsys.readouterr().out
 
 
-def test_more_samples_than_held_out_data_are_chosen_at_random(digits):
+def test_more_samples_than_held_out_data_are_chosen_at_random(digits, capsys):
     classes = digits.labels.argsort()
     np.save("sorted.npy", digits.train[classes].numpy())
     report, _ = evaluate_samples(Path("sorted.npy"), "digits", digits)
     assert (report.about["num_read"], report.about["num_samples"]) == (1437, 360)
+    report.print(Path())
+    assert "360 of 1,437 samples in sorted.npy" in capsys.readouterr().out
     assert report.estimates["class_divergence"].value < 0.05
     assert report.estimates["memorisation_rate"].value == pytest.approx(1)
 

@@ -43,17 +43,24 @@ class SampleWriter(BasePredictionWriter):
         directory: Where the files are written; by default, the run's directory.
         about: What the samples depend on, in addition to their numbers; resuming needs the same.
         data_shape: Shape of one sample.
+        png: Whether to write each image as ``png/NUMBER.png`` as well.
 
     Raises:
-        ValueError: If there are parts of other samples.
+        ValueError: If there are parts of other samples, or PNGs are wanted of no images.
     """
 
     def __init__(
-        self, directory: Path | None, about: dict[str, Any], data_shape: tuple[int, ...]
+        self,
+        directory: Path | None,
+        about: dict[str, Any],
+        data_shape: tuple[int, ...],
+        png: bool = False,
     ) -> None:
         super().__init__(write_interval="batch")
-        self.about, self.data_shape = about, data_shape
+        self.about, self.data_shape, self.png = about, data_shape, png
         self.bad: list[int] = []
+        if png and not plots.is_png(data_shape):
+            raise ValueError(f"--png is for grey or colour images: the samples are {data_shape}")
         if directory is not None:
             self.directory = directory
             self._check_same_samples()
@@ -166,6 +173,9 @@ class SampleWriter(BasePredictionWriter):
         with replacing(archive) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         rank_zero_info(f"{self.about['num_samples']:,} samples are in {archive}")
+        if self.png:
+            images = torch.from_numpy(arrays["samples"])
+            plots.save_pngs(images, self.directory / "png", self.about["first_sample"])
         kind = kind_of(arrays["samples"].shape[1:])
         first = {name: torch.from_numpy(each[: kind.num_drawn]) for name, each in arrays.items()}
         with plots.optional("picture samples"):

@@ -64,7 +64,7 @@ class TestReport(Callback):
         kind, reference = data.kind, data.reference("test")
         with evaluating(trainer, pl_module) as module:
             samples = self.draw(trainer, module, kind, reference)
-            report = Report(_about(trainer, module, samples, reference))
+            report = Report(_about(trainer, module, samples) | kind.notes(reference))
             self.add_likelihood(trainer, module, kind, reference, report)
             pictures: dict[str, plots.Picture] = {}
             failure = ""
@@ -171,11 +171,9 @@ def _batches(trainer: Trainer, module: "ScoreModule", num: int) -> list[tuple[in
     return [(start, min(start + step, last)) for start in range(first, last, step)]
 
 
-def _about(
-    trainer: Trainer, module: "ScoreModule", samples: Tensor, reference: Reference
-) -> dict[str, Any]:
+def _about(trainer: Trainer, module: "ScoreModule", samples: Tensor) -> dict[str, Any]:
     """What was evaluated, and how."""
-    about = {
+    return {
         "checkpoint": str(trainer.ckpt_path),
         "model": type(module).__name__,
         "data": type(data_of(trainer)).__name__,
@@ -185,6 +183,3 @@ def _about(
         "seed": global_seed(),
         "time": datetime.now().isoformat(timespec="seconds"),
     }
-    if reference.features is not None:
-        about["features"] = reference.features.title
-    return about

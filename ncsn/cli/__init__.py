@@ -1,6 +1,7 @@
 """The command line: ``python -m ncsn COMMAND [options]``."""
 
 import argparse
+import importlib
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ COMMANDS = {
     "validate": "compute the loss on the validation data",
     "test": "evaluate a model: samples, likelihood, losses",
     "predict": "draw samples",
+    "evaluate": "compare samples from any program with data",
     "compare": "put runs side by side",
     "features": "train a feature network, in which images are compared",
 }
@@ -97,10 +99,8 @@ def _run(command: str, args: list[str]) -> None:
     from ncsn.runtime import keep_freed_memory
 
     keep_freed_memory()
-    if command == "features":
-        from ncsn.cli.features import train_features
-
-        return train_features(args)
+    if command in ("features", "evaluate"):
+        return importlib.import_module(f"ncsn.cli.{command}").run(args)
     from ncsn.cli.commands import COMMANDS as FUNCTIONS
     from ncsn.cli.parser import CLI
 

@@ -81,6 +81,7 @@ def predict(
     first_sample: int = 0,
     label: int | None = None,
     resume: Path | None = None,
+    png: bool = False,
 ) -> None:
     """Draw samples and write them to samples.npz and samples.png in the run's directory.
 
@@ -96,6 +97,7 @@ def predict(
             classes in turn.
         resume: The directory of an interrupted run with the same settings: the samples in it are
             kept, and the rest goes there too.
+        png: Whether to write each image as png/NUMBER.png as well.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         _check_positive(name, value)
@@ -121,7 +123,7 @@ def predict(
         "first_sample": first_sample,
         "num_samples": num_samples,
     }
-    writer = SampleWriter(resume, about, model.data_shape)
+    writer = SampleWriter(resume, about, model.data_shape, png)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     all_numbers = torch.arange(first_sample, first_sample + num_samples)
     numbers = writer.missing(all_numbers) if resume else all_numbers

@@ -1,23 +1,21 @@
 """Trains a feature network, in which samples are compared; see :mod:`ncsn.evaluation.features`.
 
-``python -m ncsn features fit --config configs/features/mnist.yaml``
-
-The run's directory then holds ``features.safetensors``; the accuracy on the test images and the
-file's SHA-256 are printed. A network is shipped by copying the file to
-``ncsn/evaluation/features/weights`` and writing its checksum into ``network.py`` beside it, with a
-new version.
+``python -m ncsn features fit --data DATA`` prints the accuracy on the test images, and where it
+has written the network.
 """
 
-import hashlib
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import save
 
 from ncsn.cli.parser import Parser
 from ncsn.data import InMemoryDataModule
+from ncsn.evaluation.features import save_features
 from ncsn.modules.classifier import FeatureClassifier
+
+LOGS = {"save_dir": "lightning_logs", "name": "features"}
+LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": LOGS}
 
 
 class FeaturesCLI(LightningCLI):
@@ -26,21 +24,20 @@ class FeaturesCLI(LightningCLI):
     def after_fit(self) -> None:
         """Measure the accuracy on the test images, and write ``features.safetensors``."""
         self.trainer.test(self.model, self.datamodule)
-        weights = self.model.network.state_dict()
-        data = save({name: tensor.contiguous() for name, tensor in weights.items()})
         path = Path(self.trainer.log_dir or "") / "features.safetensors"
         if self.trainer.is_global_zero:
-            path.write_bytes(data)
-        rank_zero_info(f"{path}: {len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}")
+            checksum = save_features(self.model.network, path)
+            rank_zero_info(f"{path}: SHA-256 {checksum}; evaluate takes it as --features")
 
 
-def train_features(args: list[str]) -> None:
+def run(args: list[str]) -> None:
     """Run ``ncsn features`` with a command of LightningCLI and its options."""
     FeaturesCLI(
         FeatureClassifier,
         InMemoryDataModule,
         subclass_mode_data=True,
         seed_everything_default=0,
+        trainer_defaults={"max_epochs": 20, "enable_checkpointing": False, "logger": LOGGER},
         parser_class=Parser,
         parser_kwargs={"prog": "ncsn features"},
         args=args,

@@ -61,7 +61,10 @@ class Parser(LightningArgumentParser):
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Read a config, whose name comes before what is wrong with it."""
         self.file = f"{path}: "
-        config = super().parse_path(path, *args, **kwargs)
+        try:
+            config = super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--config is the path of a text file: {path}: {error}") from error
         self.file = ""
         return config
 
@@ -140,11 +143,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, name the run, and take the model from the checkpoint where that is right."""
-        try:
-            self.config = parser.parse_args(args)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"--config is the path of a text file: {error}") from error
-        config = self.config
+        self.config = config = parser.parse_args(args)
         if config.name is None:
             config.name = Path(str(config.config[0])).stem if config.config else "run"
         for logger in self.loggers():

@@ -35,7 +35,8 @@ def read_run(directory: Path, name: str) -> Run:
         ValueError: If the directory is not that of a run.
     """
     root, report = directory.resolve(), _report_in(directory)
-    metrics = (directory if report is None else _checkpoint(report).parent.parent) / "metrics.csv"
+    checkpoint = _checkpoint(report) if report else None
+    metrics = (checkpoint.parent.parent if checkpoint else directory) / "metrics.csv"
     curves = _read_curves(metrics)
     if report is None:
         report = max(_tests_of(root), key=lambda each: each.about["time"], default=None)
@@ -64,8 +65,7 @@ def compare(runs: list[Path], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     reports = {run.name: run.report for run in found if run.report is not None}
     metrics = list(dict.fromkeys(name for report in reports.values() for name in report.estimates))
-    picture = output / "comparison.png"
-    table = Table(title="value ± standard error", caption=f"Picture: {picture}")
+    table = Table(title="value ± standard error")
     for heading in ("metric", *names.values(), "floor", "better"):
         table.add_column(heading, overflow="fold")
     rows = []
@@ -86,7 +86,10 @@ def compare(runs: list[Path], output: Path) -> None:
         for name, curve in run.curves.items():
             curves[name][run.name] = curve
     levels = {name: report.levels for name, report in reports.items() if report.levels}
-    plots.plot_comparison(curves, levels).savefig(picture)
+    if curves or levels:  # none of samples from elsewhere
+        picture = output / "comparison.png"
+        plots.plot_comparison(curves, levels).savefig(picture)
+        table.caption = f"Picture: {picture}"
     Console().print(table)
     for run in found:
         if run.report is None:
@@ -108,14 +111,17 @@ def _tests_of(root: Path) -> Iterator[Report]:
     for directory in root.parent.iterdir():
         try:
             report = _report_in(directory)
-            if report is not None and _checkpoint(report).is_relative_to(root):
+            checkpoint = _checkpoint(report) if report else None
+            if report and checkpoint and checkpoint.is_relative_to(root):
                 yield report
         except ValueError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)
 
 
-def _checkpoint(report: Report) -> Path:
-    return Path(report.about["checkpoint"]).resolve()
+def _checkpoint(report: Report) -> Path | None:
+    """What was tested; None for samples from elsewhere."""
+    path = report.about.get("checkpoint")
+    return Path(path).resolve() if path else None
 
 
 def _report_in(directory: Path) -> Report | None:
@@ -132,7 +138,7 @@ def _read_curves(path: Path) -> dict[str, Curve]:
             if row[name] and row["epoch"].isdecimal()
         ]
         for name in (rows[0] if rows else ())
-        if name in ("val/loss_per_dim", "val/sliced_wasserstein")
-        or (name.startswith("val/") and "_fd_" in name)
+        if name == "val/loss_per_dim"
+        or (name.startswith("val/") and ("_fd_" in name or name.endswith("sliced_wasserstein")))
     }
     return {name: curve for name, curve in curves.items() if curve}

@@ -1,6 +1,7 @@
-"""Images: uint8 in files, [-1, 1] in the network; compared in the features of a network."""
+"""Images: uint8 in files, [-1, 1] in the network; compared in features or in pixels."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,11 +25,16 @@ from ncsn.evaluation.metrics import (
     nearest_neighbours,
     precision_recall_density_coverage,
 )
+from ncsn.evaluation.points import compare_points
 from ncsn.exact import Empirical
 from ncsn.random import Generator
 from ncsn.sampling.likelihood import Density, LogDensity, log_probability
 
 MIN_IMAGES = 16  # half of them must have more neighbours than the balls of precision reach to
+NO_FEATURES = (
+    "none, so pixels are compared: python -m ncsn features fit --data ... trains a network, for "
+    "evaluate --features PATH"
+)
 
 
 class Images(Kind):
@@ -75,8 +81,18 @@ class Images(Kind):
         bits = nll / (math.log(2) * x[0].numel())
         return {"bits_per_dim": estimate_mean("bits per dimension (upper bound, no floor)", bits)}
 
+    def notes(self, reference: Reference) -> dict[str, str]:
+        """Where distances are taken."""
+        if reference.features is not None:
+            return {"features": reference.features.title}
+        if (reference.labels == reference.labels[0]).all():
+            return {"features": "none, so pixels are compared: the data has no classes"}
+        return {"features": NO_FEATURES}
+
     def compare(self, samples: Tensor, reference: Reference, *, errors: bool = True) -> Estimates:
-        """Distances in features, fidelity, diversity, classes, and copies of training images.
+        """Distances, fidelity, diversity, and copies of training images; in features also classes.
+
+        Without a feature network, pixels take the place of the features.
 
         Samples are rounded to grey values first, as they are when they are written.
 
@@ -97,31 +113,33 @@ class Images(Kind):
             near_of_held_out,
             errors=errors,
         )
-        if reference.features is None:
-            return copies
         if len(samples) < MIN_IMAGES:
             raise ValueError(
                 f"{len(samples)} images are too few to compare: take at least {MIN_IMAGES}"
             )
+        if reference.features is None:
+            return _compare_pixels(samples, held_out, train, errors) | copies
         network = reference.features.to(samples.device)
         found = _compare_features(network, samples, held_out, train, reference.labels, errors)
         return found | copies
 
-    def evaluate(self, model: Model, samples: Tensor, reference: Reference) -> Evaluation:
+    def evaluate(self, model: Model | None, samples: Tensor, reference: Reference) -> Evaluation:
         """See :meth:`Kind.evaluate`."""
         estimates = self.compare(samples, reference)
         samples = self.encode(samples)
         train, test = (part.to(samples.device) for part in (reference.train, reference.held_out))
-        references = {"empirical_train": train, "empirical_test": test}
-        scores = {name: Empirical(self.decode(part)) for name, part in references.items()}
-        x = self.decode(test[: min(256, len(samples))])
-        levels, _ = measure_levels(model.score, scores, x, model.noise_levels)
+        levels: list[dict[str, float]] = []
+        pictures: Pictures = {}
+        if model is not None:
+            references = {"empirical_train": train, "empirical_test": test}
+            scores = {name: Empirical(self.decode(part)) for name, part in references.items()}
+            x = self.decode(test[: min(256, len(samples))])
+            levels, _ = measure_levels(model.score, scores, x, model.noise_levels)
+            with plots.optional("picture levels"):
+                pictures["levels"] = plots.plot_levels({"model": levels})
         near = nearest_neighbours(samples, train)
         ratio = near.distances[:, 0] / near.distances[:, 1]
         closest = ratio.argsort()[:12]
-        pictures: Pictures = {}
-        with plots.optional("picture levels"):
-            pictures["levels"] = plots.plot_levels({"model": levels})
         with plots.optional("picture neighbours"):
             pictures["neighbours"] = plots.plot_neighbours(
                 samples[closest], train[near.indices[closest]], ratio[closest]
@@ -209,12 +227,7 @@ def _compare_features(
         errors=errors,
         distance=True,
     )
-    manifolds = estimate_all(
-        lambda x, y: precision_recall_density_coverage(y, x),
-        {each: (each, "higher") for each in ("precision", "recall", "density", "coverage")},
-        *features,
-        errors=errors,
-    )
+    manifolds = _compare_manifolds(*features, errors=errors)
     classes = estimate_all(
         lambda logits: {"class_divergence": class_divergence(logits, shares)},
         {"class_divergence": ("KL of classes from training's", "lower")},
@@ -229,6 +242,34 @@ def _compare_features(
         errors=errors,
     )
     return distances | manifolds | classes | certainty
+
+
+def _compare_pixels(samples: Tensor, held_out: Tensor, train: Tensor, errors: bool) -> Estimates:
+    """The same without features: distances as of points, fidelity and diversity, in pixels."""
+    pixels = [
+        to_float(images).flatten(1)
+        for images in (samples, held_out, train[_random_rows(train, len(samples))])
+    ]
+    found = compare_points(pixels[0], pixels[2], pixels[1], errors=errors)
+    found |= _compare_manifolds(*pixels, errors=errors)
+    return {
+        f"pixel_{name}": replace(each, title=f"{each.title}, in pixels")
+        for name, each in found.items()
+    }
+
+
+def _compare_manifolds(
+    samples: Tensor, held_out: Tensor, train: Tensor, *, errors: bool
+) -> Estimates:
+    """Fidelity and diversity of feature vectors, shape ``(n, num_features)``."""
+    return estimate_all(
+        lambda x, y: precision_recall_density_coverage(y, x),
+        {each: (each, "higher") for each in ("precision", "recall", "density", "coverage")},
+        samples,
+        held_out,
+        train,
+        errors=errors,
+    )
 
 
 def _random_rows(train: Tensor, num: int) -> Tensor:

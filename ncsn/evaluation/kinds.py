@@ -97,7 +97,7 @@ class Kind(ABC):
 
     def max_samples(self, reference: Reference) -> float:
         """The most samples that the reference can be compared with."""
-        return len(reference.held_out)
+        return min(len(reference.train), len(reference.held_out))
 
     @abstractmethod
     def compare(self, samples: Tensor, reference: Reference, *, errors: bool = True) -> Estimates:
@@ -110,8 +110,12 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, model: Model, samples: Tensor, reference: Reference) -> Evaluation:
-        """What a test reports on samples and on the model that drew them."""
+    def evaluate(self, model: Model | None, samples: Tensor, reference: Reference) -> Evaluation:
+        """What is reported on samples and, if it is given, on the model that drew them."""
+
+    def notes(self, reference: Reference) -> dict[str, str]:
+        """What to say of how samples are compared with the reference."""
+        return {}
 
     def log_likelihood(
         self,

@@ -40,9 +40,7 @@ class Points(Kind):
 
     def max_samples(self, reference: Reference) -> float:
         """No limit, where fresh data can be drawn."""
-        if reference.exact is not None:
-            return math.inf
-        return min(len(reference.train), len(reference.held_out))
+        return math.inf if reference.exact is not None else super().max_samples(reference)
 
     def likelihood(self, nll: Tensor, x: Tensor, reference: Reference) -> Estimates:
         """In nats, and the excess over the true density of the same points."""
@@ -59,14 +57,14 @@ class Points(Kind):
         """See :func:`compare_points`."""
         return compare_points(samples, *_two_sets(reference, samples), errors=errors)
 
-    def evaluate(self, model: Model, samples: Tensor, reference: Reference) -> Evaluation:
-        """Distances, and the excess over the exact score's loss."""
+    def evaluate(self, model: Model | None, samples: Tensor, reference: Reference) -> Evaluation:
+        """Distances, and the excess of the model's loss over the exact score's."""
         pictures: Pictures = {}
         with plots.optional("picture samples"):
             pictures = self.draw_samples(samples, None, reference)
         data, fresh = _two_sets(reference, samples)
         estimates = compare_points(samples, data, fresh)
-        if reference.exact is None:
+        if model is None or reference.exact is None:
             return estimates, [], pictures
         references = {"exact": reference.exact.to(samples.device)}
         levels, excess = measure_levels(model.score, references, fresh[:2000], model.noise_levels)

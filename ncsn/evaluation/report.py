@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from ncsn import plots
 from ncsn.evaluation.estimate import Estimates
 from ncsn.evaluation.files import replacing, write_csv
 
@@ -18,7 +19,7 @@ NOTES = (
     "likelihood_solver_error",
 )  # what the table says in addition to the sampler
 
-REQUIRED = {"checkpoint", "time"}  # in ``about``
+REQUIRED = {"time"}  # in ``about``
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Report:
     """The result of an evaluation.
 
     Attributes:
-        about: What was evaluated, and how: checkpoint, sampler, number of samples, seed, ...
+        about: What was evaluated, and how: checkpoint, sampler, number of samples, seed, ...; of
+            samples from elsewhere, their file or directory as ``samples``.
         estimates: Estimates by name.
         levels: One row per noise level; see :func:`ncsn.evaluation.metrics.losses_per_level`.
     """
@@ -35,14 +37,20 @@ class Report:
     estimates: Estimates = field(default_factory=dict)
     levels: list[dict[str, float]] = field(default_factory=list)
 
-    def write(self, directory: Path) -> None:
-        """Write ``evaluation.json`` with everything, ``estimates.csv`` and ``levels.csv``."""
+    def write(self, directory: Path, pictures: dict[str, plots.Picture] | None = None) -> None:
+        """Write ``evaluation.json`` with all numbers, ``estimates.csv`` and ``levels.csv``.
+
+        ``pictures``, by name, become ``pictures/NAME.png``.
+        """
         with replacing(directory / "evaluation.json") as file:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
         estimates = [{"name": name, **asdict(each)} for name, each in self.estimates.items()]
         for name, rows in (("estimates", estimates), ("levels", self.levels)):
             if rows:
                 write_csv(directory / f"{name}.csv", list(rows[0]), rows)
+        for name, picture in (pictures or {}).items():
+            with plots.optional(f"picture {name}"):
+                plots.save(picture, directory / "pictures" / name)
 
     @classmethod
     def read(cls, directory: Path) -> "Report":
@@ -68,9 +76,14 @@ class Report:
         caption = [
             "± one standard error; floor: as many fresh examples in place of the samples",
             *(f"{name.replace('_', ' ')}: {about[name]}" for name in NOTES if name in about),
-            f"with levels and pictures in {directory}",
+            f"with {'levels and ' * bool(self.levels)}pictures in {directory}",
         ]
-        title = f"{about['num_samples']:,} samples of {about['checkpoint']}\n{about['sampler']}"
+        if "checkpoint" in about:
+            source = f"samples of {about['checkpoint']}\n{about['sampler']}"
+        else:
+            num = f"of {about['num_read']:,} " * (about["num_read"] > about["num_samples"])
+            source = f"{num}samples in {about['samples']}\n{about['data']}"
+        title = f"{about['num_samples']:,} {source}"
         headings = "metric", "value", "floor", "better"
         table = Table(*headings, title=title, caption="\n".join(caption))
         for each in self.estimates.values():

@@ -1,6 +1,6 @@
 """Trains the feature networks in which samples are compared."""
 
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms.v2 import RandomAffine
 
-from ncsn.evaluation.features import FeatureName, FeatureNetwork
-from ncsn.evaluation.features.network import SHIPPED
+from ncsn.evaluation.features import FeatureNetwork
+from ncsn.evaluation.images import Images
 
 
 class FeatureClassifier(pl.LightningModule):
@@ -19,16 +19,39 @@ class FeatureClassifier(pl.LightningModule):
     AdamW with the one-cycle schedule, on images that are rotated, moved and resized a little.
 
     Args:
-        name: The data set, which decides the network's size.
+        name: Name of the data set, under which everything measured in the features is reported.
+        widths: Channels of each stage of the network; their number of pixels halves in between.
         lr: The largest learning rate.
     """
 
-    def __init__(self, name: FeatureName = "mnist", lr: float = 3e-3) -> None:
+    network: FeatureNetwork
+
+    def __init__(
+        self, name: str = "own", widths: tuple[int, ...] = (24, 48, 64), lr: float = 3e-3
+    ) -> None:
         super().__init__()
-        self.network = FeatureNetwork(SHIPPED[name].image_size, SHIPPED[name].widths)
+        self.name, self.widths = name, widths
         self.lr, self.augment = lr, RandomAffine(10, (0.1, 0.1), (0.9, 1.1), fill=-1.0)
         self.loss = nn.CrossEntropyLoss(label_smoothing=0.1)
-        self.accuracy = MulticlassAccuracy(10, average="micro")
+
+    def configure_model(self) -> None:
+        """Make the network for the trainer's data.
+
+        Raises:
+            ValueError: If that has no classes, or no images.
+        """
+        if hasattr(self, "network"):
+            return
+        data = cast(Any, self.trainer).datamodule
+        if not isinstance(data.kind, Images) or data.num_classes < 2:
+            raise ValueError(
+                f"{type(data).__name__} has no images of several classes, and the features are "
+                "those of a classifier: evaluate compares its samples without"
+            )
+        channels, height, width = data.data_shape
+        self.network = FeatureNetwork((height, width), self.widths, data.num_classes, channels)
+        self.network.name = self.name
+        self.accuracy = MulticlassAccuracy(data.num_classes, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross entropy; each quarter of the batch is transformed in its own way."""

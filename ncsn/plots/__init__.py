@@ -1,7 +1,14 @@
 """Pictures, from tensors. Nothing here knows about training."""
 
 from ncsn.plots.curves import plot_classes, plot_comparison, plot_levels, plot_losses
-from ncsn.plots.images import animate, image_grid, plot_annealing, plot_neighbours
+from ncsn.plots.images import (
+    animate,
+    image_grid,
+    is_png,
+    plot_annealing,
+    plot_neighbours,
+    save_pngs,
+)
 from ncsn.plots.plane import plane_grid, plot_fields, plot_samples, plot_score_field
 from ncsn.plots.style import Animation, Picture, new_figure, optional, save
 
@@ -10,6 +17,7 @@ __all__ = [
     "Picture",
     "animate",
     "image_grid",
+    "is_png",
     "new_figure",
     "optional",
     "plane_grid",
@@ -23,4 +31,5 @@ __all__ = [
     "plot_samples",
     "plot_score_field",
     "save",
+    "save_pngs",
 ]

@@ -1,6 +1,7 @@
 """Pictures of uint8 images: grids, animations, neighbours."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +24,18 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image:
     factor = max(1, round(64 / images.shape[-1]))
     enlarged = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return to_pil_image(make_grid(enlarged.cpu(), nrow=columns, padding=2, pad_value=128))
+
+
+def is_png(shape: tuple[int, ...]) -> bool:
+    """Whether a PNG can show an example of this shape: grey values or colours."""
+    return len(shape) > 1 and shape[0] in (1, 3)
+
+
+def save_pngs(images: Tensor, directory: Path, first: int = 0) -> None:
+    """Write uint8 images, shape ``(n, channels, height, width)``, as ``NUMBER.png``."""
+    directory.mkdir(exist_ok=True)
+    for number, image in enumerate(images, first):
+        to_pil_image(image).save(directory / f"{number:06d}.png")
 
 
 def animate(frames: Sequence[Tensor], seconds: float = 4.0) -> Animation:

@@ -14,9 +14,10 @@ from ncsn.evaluation import Model, Reference, Report
 from ncsn.evaluation.codec import to_float
 from ncsn.evaluation.images import Images
 from ncsn.evaluation.points import Points, compare_points
-from ncsn.exact import GaussianMixture, TwoMoons
+from ncsn.exact import Empirical, GaussianMixture, TwoMoons
 from ncsn.levels import geometric
 from ncsn.modules import DSM, NCSN
+from ncsn.sampling import AnnealedLangevin
 
 ONE_PROCESS = SimpleNamespace(world_size=1, global_rank=0, is_global_zero=True)
 
@@ -72,10 +73,56 @@ def test_the_floor_is_the_value_of_the_test_images(reference):
         assert estimate.standard_error >= 0
 
 
-def test_images_without_a_feature_network_are_searched_for_copies(reference):
+def test_images_without_a_feature_network_are_compared_in_pixels(reference):
     reference.features = None
-    estimates = Images().compare(to_float(reference.held_out), reference)
-    assert list(estimates) == ["memorisation_rate"]
+    x = to_float(reference.held_out)
+    good = Images().compare(x, reference)
+    names = ("sliced_wasserstein", "energy_distance", "mmd")
+    manifolds = ("precision", "recall", "density", "coverage")
+    assert set(good) == {f"pixel_{each}" for each in names + manifolds} | {"memorisation_rate"}
+    assert all("in pixels" in good[name].title for name in good if name != "memorisation_rate")
+    noisy = Images().compare((x + 0.6 * torch.randn_like(x)).clamp(-1, 1), reference)
+    for name in names:
+        estimate = noisy[f"pixel_{name}"]
+        assert estimate.floor == good[f"pixel_{name}"].value
+        assert estimate.value > estimate.floor + 5 * estimate.standard_error
+    assert noisy["pixel_precision"].value < good["pixel_precision"].value - 0.2
+
+
+def test_a_comparison_says_where_its_distances_are_taken(reference):
+    assert Images().notes(reference) == {"features": "DIGITS features v1"}
+    reference.features = None
+    assert "ncsn features fit" in Images().notes(reference)["features"]
+    reference.labels = torch.zeros_like(reference.labels)
+    assert "pixels are compared: the data has no classes" in Images().notes(reference)["features"]
+
+
+# ---- copies ----
+
+
+def memorisation_rate(x, reference):
+    """The rate among samples x, in [-1, 1]."""
+    return Images().compare(x, reference, errors=False)["memorisation_rate"].value
+
+
+@pytest.mark.parametrize("grey_levels", [0, 1])
+def test_copies_of_a_hundred_training_images_are_caught(reference, grey_levels):
+    reference.features = None
+    rows = torch.randperm(len(reference.train))[:100]
+    copies = reference.train[rows].int()
+    noise = torch.randint(-grey_levels, grey_levels + 1, copies.shape)
+    copies = (copies + noise).clamp(0, 255).byte()
+    assert memorisation_rate(to_float(copies), reference) >= 0.99
+    assert memorisation_rate(to_float(reference.held_out), reference) <= 0.01
+
+
+def test_a_model_overfitted_to_a_hundred_images_is_caught(reference):
+    # A perfect fit to a hundred images is their empirical score.
+    reference.features = None
+    images = to_float(reference.train[:100])
+    sampler = AnnealedLangevin(steps_per_level=5)
+    module = NCSN(Empirical(images), data_shape=(1, 8, 8), sigma_max=10.0, sampler=sampler)
+    assert memorisation_rate(module.draw(0, 100), reference) >= 0.99
 
 
 def test_mixed_precision_does_not_change_estimates(reference):

@@ -9,6 +9,7 @@ import yaml
 from support.commands import error_line, smoke
 
 from ncsn.evaluation.codec import to_uint8
+from ncsn.evaluation.samples import read_samples
 from ncsn.modules import DSM, NCSN
 
 MOONS, DIGITS = smoke("moons"), smoke("digits")
@@ -49,6 +50,23 @@ def test_samples_are_numbered(cli, trained):
     assert cli(*predict, "--num_samples", 4, "--first_sample", 6) == 0
     whole, part = (samples(f"moons/version_{n}") for n in range(2))
     np.testing.assert_allclose(whole[6:], part, atol=1e-5)
+
+
+def test_samples_are_written_as_single_pngs_on_request(cli, capsys, trained):
+    predict = ("predict", *DIGITS, "--ckpt_path", trained("digits") / "checkpoints/last.ckpt")
+    first = ("--num_samples", 12, "--first_sample", 5, "--png", "true")
+    assert cli(*predict, *first) == 0
+    run = Path("lightning_logs/digits/version_0")
+    names = [path.name for path in sorted((run / "png").iterdir())]
+    assert names == [f"{number:06d}.png" for number in range(5, 17)]
+    assert torch.equal(
+        read_samples(run / "png", (1, 8, 8)), torch.from_numpy(samples("digits/version_0"))
+    )
+    assert cli(*predict, "--num_samples", 1) == 0
+    assert not Path("lightning_logs/digits/version_1/png").exists()
+    points = ("predict", *MOONS, "--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
+    assert cli(*points, "--png", "true") == 1
+    assert "--png is for grey or colour images" in error_line(capsys.readouterr().err)
 
 
 def test_predict_takes_the_model_from_the_checkpoint_and_the_sampler_from_the_user(cli):

@@ -6,6 +6,16 @@ from ncsn.evaluation.features.network import (
     Features,
     extract_features,
     load_features,
+    read_features,
+    save_features,
 )
 
-__all__ = ["FeatureName", "FeatureNetwork", "Features", "extract_features", "load_features"]
+__all__ = [
+    "FeatureName",
+    "FeatureNetwork",
+    "Features",
+    "extract_features",
+    "load_features",
+    "read_features",
+    "save_features",
+]

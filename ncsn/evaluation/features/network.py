@@ -5,7 +5,9 @@ handwritten digits a small classifier of digits tells more, faster. Two are ship
 data set. Everything that is measured with them carries their name ("MNIST-FD, features v1"), so
 that nobody takes it for Inception's FID.
 
-``python -m ncsn features fit --config configs/features/mnist.yaml`` trains one.
+``python -m ncsn features fit --config configs/features/mnist.yaml`` trains one, and writes
+``features.safetensors``. One for other data is given to ``python -m ncsn evaluate`` by its path;
+one is shipped by copying it to ``weights`` and writing its checksum below, with a new version.
 """
 
 import hashlib
@@ -13,11 +15,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
 from ncsn.evaluation.codec import to_float
+from ncsn.evaluation.files import replacing
 
 FeatureName: TypeAlias = Literal["mnist", "digits"]
 
@@ -27,7 +32,6 @@ class Shipped(NamedTuple):
 
     version: int  # raised whenever the weights change
     image_size: int
-    widths: tuple[int, ...]
     sha256: str
 
 
@@ -35,13 +39,11 @@ SHIPPED: dict[FeatureName, Shipped] = {
     "mnist": Shipped(
         version=1,
         image_size=28,
-        widths=(24, 48, 64),
         sha256="a34b5794c5a8d01f68b7544617fcd24ca49d8ad26c9bcee11c5f4f6dba7b245d",
     ),
     "digits": Shipped(
         version=1,
         image_size=8,
-        widths=(32, 64),
         sha256="3f4b09db6882ba2ef12b25d352d5c24c2d2b7aa4ca5c707c7061caaec0df5634",
     ),
 }
@@ -64,10 +66,15 @@ class FeatureNetwork(nn.Module):
         image_size: Height and width of the images that it takes.
         widths: Channels of each stage; the last one is the number of features.
         num_classes: Number of classes.
+        channels: Channels of the images.
+
+    Attributes:
+        name: That of the data set, for tables and pictures.
+        version: That of a shipped network; of others, the start of their file's SHA-256.
     """
 
     name: str = "own"
-    version: int = 0
+    version: int | str = 0
 
     @property
     def title(self) -> str:
@@ -75,14 +82,19 @@ class FeatureNetwork(nn.Module):
         return f"{self.name.upper()} features v{self.version}"
 
     def __init__(
-        self, image_size: int = 28, widths: tuple[int, ...] = (24, 48, 64), num_classes: int = 10
+        self,
+        image_size: int | tuple[int, int] = 28,
+        widths: tuple[int, ...] = (24, 48, 64),
+        num_classes: int = 10,
+        channels: int = 1,
     ) -> None:
         super().__init__()
-        self.image_size, self.num_features = image_size, widths[-1]
+        size = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+        self.image_size, self.channels, self.num_features = size, channels, widths[-1]
         layers: list[nn.Module] = []
-        for channels, width in zip((1, *widths[:-1]), widths, strict=True):
+        for previous, width in zip((channels, *widths[:-1]), widths, strict=True):
             layers += [nn.MaxPool2d(2)] if layers else []
-            for inputs in (channels, width):
+            for inputs in (previous, width):
                 layers += [
                     nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=False),
                     nn.BatchNorm2d(width),
@@ -92,9 +104,18 @@ class FeatureNetwork(nn.Module):
         self.classifier = nn.Linear(self.num_features, num_classes)
 
     def forward(self, images: Tensor) -> Features:
-        """Features and logits of images in [-1, 1], ``(batch, 1, height, width)``, resized."""
-        if images.shape[-1] != self.image_size:
-            images = resize(images, [self.image_size, self.image_size], antialias=True)
+        """Features and logits of images in [-1, 1], ``(batch, channels, height, width)``, resized.
+
+        Raises:
+            ValueError: If they have another number of channels.
+        """
+        if images.shape[1] != self.channels:
+            raise ValueError(
+                f"the feature network takes images of {self.channels} channels, got "
+                f"{images.shape[1]}: train one on this data with python -m ncsn features fit"
+            )
+        if images.shape[-2:] != self.image_size:
+            images = resize(images, list(self.image_size), antialias=True)
         features = self.features(images)
         return Features(features, self.classifier(features))
 
@@ -113,10 +134,54 @@ def load_features(name: FeatureName) -> FeatureNetwork:
             f"{path} is not version {shipped.version} of the feature network (its SHA-256 is "
             f"{found}, not {shipped.sha256}): install ncsn again"
         )
+    return _frozen(name, shipped.version, shipped.image_size, load_safetensors(data))
+
+
+def save_features(network: FeatureNetwork, path: Path) -> str:
+    """Write a network to a file for :func:`read_features`; returns the file's SHA-256."""
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    size = "x".join(map(str, network.image_size))
+    data = save_safetensors(weights, {"name": network.name, "image_size": size})
+    with replacing(path) as file:
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_features(path: Path) -> FeatureNetwork:
+    """A network that ``python -m ncsn features fit`` has written, frozen, in evaluation mode.
+
+    Its version is the start of the file's SHA-256, so that numbers of two are not mixed up.
+
+    Raises:
+        ValueError: If it is another file.
+        OSError: If it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        weights = load_safetensors(data)
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+        height, width = map(int, about["image_size"].split("x"))
+        version = hashlib.sha256(data).hexdigest()[:8]
+        return _frozen(about["name"], version, (height, width), weights)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is not a feature network that python -m ncsn features fit has written"
+        ) from error
+
+
+def _frozen(
+    name: str, version: int | str, image_size: int | tuple[int, int], weights: dict[str, Tensor]
+) -> FeatureNetwork:
+    """A network of given weights, whose shapes say the rest."""
+    layers = {name: each for name, each in weights.items() if each.ndim == 4}
+    kernels = [layers[name] for name in sorted(layers, key=lambda name: int(name.split(".")[1]))]
+    widths = tuple(len(each) for each in kernels[::2])
+    num_classes, channels = len(weights["classifier.bias"]), kernels[0].shape[1]
     with torch.device("meta"):  # draws no weights, so the global random state is left alone
-        network = FeatureNetwork(shipped.image_size, shipped.widths)
-    network.load_state_dict(load_safetensors(data), assign=True)
-    network.name, network.version = name, shipped.version
+        network = FeatureNetwork(image_size, widths, num_classes, channels)
+    network.load_state_dict(weights, assign=True)
+    network.name, network.version = name, version
     return network.eval().requires_grad_(False)
 
 
@@ -127,7 +192,10 @@ def weights_path(name: FeatureName) -> Path:
 
 @torch.no_grad()
 def extract_features(network: FeatureNetwork, images: Tensor, batch_size: int = 256) -> Features:
-    """Features and logits of uint8 images, ``(n, 1, height, width)``, on the network's device."""
+    """Features and logits of uint8 images, ``(n, channels, height, width)``.
+
+    On the network's device.
+    """
     device = network.classifier.weight.device
     with torch.autocast(device.type, enabled=False):
         batches = [network(to_float(batch.to(device))) for batch in images.split(batch_size)]

@@ -1,0 +1,171 @@
+"""Samples from any program: read from a file or a directory, and compared with data."""
+
+import zipfile
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from torch import Tensor
+
+from ncsn import plots
+from ncsn.evaluation.features import read_features
+from ncsn.evaluation.images import MIN_IMAGES, Images
+from ncsn.evaluation.kinds import Pictures, Reference, kind_of
+from ncsn.evaluation.report import Report
+
+
+def evaluate_samples(
+    path: Path, data: str, reference: Reference, features: Path | None = None
+) -> tuple[Report, Pictures]:
+    """Compare samples in a file or a directory with data.
+
+    Of more samples than the data holds out, as many are chosen at random, always the same: the
+    floor is that of equally many examples.
+
+    Args:
+        path: See :func:`read_samples`.
+        data: What the data is called in the report.
+        reference: The data, as it is stored.
+        features: The file of a feature network, to be used instead of the reference's.
+
+    Returns:
+        The report, and pictures by name.
+
+    Raises:
+        ValueError: If samples or features do not fit the data, or there are too few of either.
+        OSError: If a file cannot be read.
+    """
+    shape = tuple(reference.train.shape[1:])
+    kind = kind_of(shape)
+    if features is not None:
+        if not isinstance(kind, Images):
+            raise ValueError(f"--features {features} is for images, and {data} has points")
+        reference = replace(reference, features=read_features(features))
+    samples = read_samples(path, shape)
+    num, most = len(samples), kind.max_samples(reference)
+    for each, count in ((path, num), (f"the test split of {data}", most)):
+        if count < MIN_IMAGES:
+            raise ValueError(
+                f"{each} has {count} examples, too few to compare: take at least {MIN_IMAGES}"
+            )
+    if num > most:
+        rows = torch.randperm(num, generator=torch.Generator().manual_seed(0))
+        samples = samples[rows[: int(most)].sort().values]
+    about = {
+        "samples": str(path),
+        "num_read": num,
+        "num_samples": len(samples),
+        "data": data,
+        "time": datetime.now().isoformat(timespec="seconds"),
+        **kind.notes(reference),
+    }
+    x = kind.decode(samples.to("cuda" if torch.cuda.is_available() else "cpu"))
+    waiting = Console(stderr=True).status(f"Comparing {len(x):,} samples with {data}")
+    with torch.inference_mode(), waiting:
+        estimates, _, pictures = kind.evaluate(None, x, reference)
+        with plots.optional("picture samples"):
+            pictures |= kind.draw_samples(x[: kind.num_drawn], None, reference)
+    return Report(about, estimates), pictures
+
+
+def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Samples as data of a shape is stored: uint8 images, or float32 points.
+
+    Args:
+        path: A ``.npy``; an ``.npz`` with the array ``samples``, or with a single one; or a
+            directory with PNGs, also in sub-directories. Arrays are images, uint8, of shape
+            ``(n, height, width)``, ``(n, height, width, channels)`` or ``(n, channels, height,
+            width)``, or points, numbers of shape ``(n, dim)``.
+        shape: Shape of an example of the data.
+
+    Returns:
+        Shape ``(n, *shape)``.
+
+    Raises:
+        ValueError: If these are not samples of such data, or if one is not finite.
+        OSError: If there is no such file, or it cannot be read.
+    """
+    images = isinstance(kind_of(shape), Images)
+    array = _read_pngs(path, shape) if path.is_dir() else _read_array(path)
+    if images and array.dtype != np.uint8:
+        raise ValueError(
+            f"{path} has images of type {array.dtype}, which may mean any range of values: "
+            "write uint8, from 0 to 255"
+        )
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(f"{path} has values of type {array.dtype}: write numbers")
+    samples = torch.from_numpy(np.ascontiguousarray(array)).to(kind_of(shape).stored_dtype)
+    if images and tuple(samples.shape[1:]) == (*shape[1:], shape[0]) != shape:
+        samples = samples.permute(0, 3, 1, 2)
+    if shape[0] == 1 and tuple(samples.shape[1:]) == shape[1:]:
+        samples = samples.unsqueeze(1)
+    if tuple(samples.shape[1:]) != shape:
+        raise ValueError(
+            f"{path} has samples of shape {tuple(samples.shape[1:])}, and the data has {shape}"
+        )
+    bad = ~samples.flatten(1).isfinite().all(1)
+    if bad.any():
+        raise ValueError(
+            f"{path}: {int(bad.sum())} of {len(samples)} samples are not finite (the first is "
+            f"number {int(bad.nonzero()[0])})"
+        )
+    return samples.contiguous()
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """The array ``samples`` of a file, or its only one."""
+    try:
+        found: Any = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found if found.ndim else found[None]
+        with found:
+            name = "samples" if "samples" in found.files else None
+            if name is None and len(found.files) == 1:
+                name = found.files[0]
+            if name is not None:
+                return found[name]
+            names = ", ".join(found.files) or "none"
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is not an array of numbers (.npy, .npz) or a directory of PNGs: {error}"
+        ) from error
+    raise ValueError(f"{path} has the arrays {names}: call the one with the samples 'samples'")
+
+
+def _read_pngs(directory: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Images of shape ``(n, height, width, channels)``; all of the size of the first."""
+    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() == ".png")
+    if not paths:
+        raise ValueError(f"{directory} has no PNGs")
+    images: list[np.ndarray] = []
+    for path, image in zip(paths, map(_read_png, paths), strict=True):
+        if shape[0] == 1:
+            if (image != image[..., :1]).any():
+                raise ValueError(f"{path} has colours, and the data has grey values")
+            image = image[..., :1]
+        if images and image.shape != images[0].shape:
+            sizes = " and ".join("x".join(map(str, each.shape[:2])) for each in (image, images[0]))
+            raise ValueError(f"{path} and {paths[0]} differ in size: {sizes} pixels")
+        images.append(image)
+    return np.stack(images)
+
+
+def _read_png(path: Path) -> np.ndarray:
+    """An image of shape ``(height, width, 3)``, whatever colours the file is written in."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"{path} has more than 8 bits a channel")
+            rgba = np.asarray(image.convert("RGBA"))
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a PNG, or damaged") from error
+    except OSError as error:  # PIL's of a file that ends early names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    if (rgba[..., 3] != 255).any():
+        raise ValueError(f"{path} is transparent: write images without an alpha channel")
+    return rgba[..., :3]

@@ -1,11 +1,13 @@
-"""Datamodules: two moons, 8x8 digits, MNIST."""
+"""Datamodules: two moons, 8x8 digits, MNIST, and a user's own files."""
 
+from ncsn.data.arrays import ArrayDataModule
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.data.digits import DigitsDataModule
 from ncsn.data.mnist import MNISTDataModule
 from ncsn.data.moons import MoonsDataModule
 
 __all__ = [
+    "ArrayDataModule",
     "DigitsDataModule",
     "InMemoryDataModule",
     "MNISTDataModule",

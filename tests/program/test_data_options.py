@@ -1,0 +1,28 @@
+"""A user's data from the command line: mistakes get one line and leave nothing behind."""
+
+from pathlib import Path
+
+import pytest
+from support.commands import smoke
+from support.own_data import write_data
+
+MISTAKES = {
+    "no file": ("points5d", "--data.path none.csv", "--data.path none.csv is not a file"),
+    "no column": ("points5d", "--data.labels kind", "nor one of data in points.csv"),
+    "no training data": ("points5d", "--data.val_fraction 0.9", "leave nothing for training"),
+    "batch": ("points5d", "--data.batch_size 1000", "data.batch_size=1000 is larger than the 240"),
+}
+
+
+@pytest.mark.parametrize(("config", "options", "message"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.usefixtures("restore_signals")
+def test_a_mistake_gets_one_line_and_leaves_nothing(config, options, message, cli, capsys):
+    write_data(config)
+    before = set(Path().rglob("*"))
+    assert cli("fit", *smoke(config), *options.split()) != 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "rror" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    left = {path for path in set(Path().rglob("*")) - before if path.is_file()}
+    assert left == set()

@@ -3,12 +3,14 @@
 from ncsn.data.arrays import ArrayDataModule
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.data.digits import DigitsDataModule
+from ncsn.data.folder import ImageFolderDataModule
 from ncsn.data.mnist import MNISTDataModule
 from ncsn.data.moons import MoonsDataModule
 
 __all__ = [
     "ArrayDataModule",
     "DigitsDataModule",
+    "ImageFolderDataModule",
     "InMemoryDataModule",
     "MNISTDataModule",
     "MoonsDataModule",

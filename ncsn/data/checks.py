@@ -34,7 +34,7 @@ def check_memory(what: str, needed: int) -> None:
     available = available_memory()
     if needed > available:
         raise MemoryError(
-            f"{what} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are "
+            f"{what} needs {needed / 1e9:.3g} GB of memory, and {available / 1e9:.3g} GB are "
             "available: data is held in memory, it is not read by workers"
         )
 

@@ -11,6 +11,8 @@ MISTAKES = {
     "no column": ("points5d", "--data.labels kind", "nor one of data in points.csv"),
     "no training data": ("points5d", "--data.val_fraction 0.9", "leave nothing for training"),
     "batch": ("points5d", "--data.batch_size 1000", "data.batch_size=1000 is larger than the 240"),
+    "no folder": ("folder", "--data.folder none", "--data.folder none is not a directory"),
+    "sizes": ("folder", "--data.size null", "give --data.size to resize all images"),
 }
 
 

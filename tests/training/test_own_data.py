@@ -1,10 +1,13 @@
 """Data from a user's files: what is read, how it is split, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ncsn.data import ArrayDataModule, checks
+from ncsn.data import ArrayDataModule, ImageFolderDataModule, checks
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(40, 5))
@@ -235,9 +238,172 @@ def test_a_split_that_leaves_nothing_is_refused_before_anything_is_read():
 def test_a_file_larger_than_the_memory_is_refused(monkeypatch):
     np.save("data.npy", POINTS)
     monkeypatch.setattr(checks, "available_memory", lambda: 2000)
-    with pytest.raises(MemoryError, match=r"--data\.path data\.npy needs 0\.0 GB of memory, and"):
+    with pytest.raises(MemoryError, match=r"--data\.path data\.npy needs 3\.46e-06 GB of memory"):
         load()
 
 
 def test_this_machine_has_memory():
     assert checks.available_memory() > 2**20
+
+
+# ---- a folder of images ----
+
+
+def write_image(path, pixels, **options):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def write_images(folder, images=COLOUR, suffix="png"):
+    for i, image in enumerate(images):
+        write_image(Path(folder, f"{i:02d}.{suffix}"), image)
+
+
+def load_folder(**options):
+    data = ImageFolderDataModule(Path("images"), **{"batch_size": 4, **options})
+    data.setup("fit")
+    splits = [data.splits[name] for name in ("train", "val", "test")]
+    return (
+        torch.cat([split.data for split in splits]).numpy(),
+        torch.cat([split.labels for split in splits]).numpy(),
+        data,
+    )
+
+
+def test_a_flat_folder_has_one_class_and_every_image_once():
+    write_images("images")
+    Path("images/notes.txt").write_text("no image")
+    write_image("images/.hidden/a.png", COLOUR[0])
+    Path("images/._b.png").write_text("no image either")
+    images, labels, data = load_folder()
+    expected = np.moveaxis(COLOUR, 3, 1)
+    np.testing.assert_array_equal(images[in_order(images)], expected[in_order(expected)])
+    assert images.dtype == np.uint8
+    assert not labels.any()
+    assert data.data_shape == (3, 6, 5)
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 32,
+        "val": 4,
+        "test": 4,
+    }
+
+
+def test_sub_folders_are_classes_in_alphabetical_order():
+    for name, part in {
+        "cedar": COLOUR[:9],
+        "ash/inner": COLOUR[9:20],
+        "birch": COLOUR[20:],
+    }.items():
+        write_images(f"images/{name}", part)
+    images, labels, data = load_folder()
+    found = np.concatenate([images[labels == number] for number in (2, 0, 1)])
+    for part in (slice(0, 9), slice(9, 20), slice(20, 40)):
+        expected = np.moveaxis(COLOUR[part], 3, 1)
+        np.testing.assert_array_equal(
+            found[part][in_order(found[part])], expected[in_order(expected)]
+        )
+    assert data.num_classes == 3
+
+
+def test_the_split_of_a_folder_depends_on_its_seed_alone():
+    write_images("images")
+    first, again, other = (load_folder(seed=seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_images_are_resized_by_their_shorter_side_and_cropped_in_the_centre():
+    wide = np.zeros((40, 80, 3), dtype=np.uint8)
+    wide[:, 12:68] = (200, 100, 0)  # the square in the middle, and what is mixed into it
+    for i in range(8):
+        write_image(f"images/{i}.png", wide if i % 2 else wide.transpose(1, 0, 2))
+    images, _, data = load_folder(size=10)
+    assert data.data_shape == (3, 10, 10)
+    expected = np.array([200, 100, 0])[:, None, None]
+    np.testing.assert_allclose(images.astype(int), np.broadcast_to(expected, images.shape), atol=2)
+
+
+def test_grey_images_have_one_channel_and_become_coloured_on_request():
+    write_images("images", GREY)
+    images, _, data = load_folder(grayscale=True)
+    assert data.data_shape == (1, 6, 5)
+    np.testing.assert_array_equal(images[in_order(images), 0], GREY[in_order(GREY)])
+    assert load_folder()[2].data_shape == (3, 6, 5)
+
+
+def test_a_photograph_is_turned_as_its_camera_says():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees
+    pixels = np.zeros((8, 16), dtype=np.uint8)
+    for i in range(8):
+        write_image(f"images/{i}.jpeg", pixels, exif=exif)
+    assert load_folder(grayscale=True)[2].data_shape == (1, 16, 8)
+
+
+def other_size():
+    write_images("images")
+    write_image("images/40.png", GREY[0].repeat(2, axis=0))
+
+
+def damaged():
+    write_images("images", suffix="jpg")
+    content = Path("images/07.jpg").read_bytes()
+    Path("images/07.jpg").write_bytes(content[:-40])
+
+
+def text_as_image():
+    write_images("images")
+    Path("images/a.png").write_text("a")
+
+
+def sixteen_bits():
+    write_images("images", GREY.astype(np.uint16))
+
+
+def classes_and_others():
+    write_images("images")
+    write_images("images/ash")
+
+
+def two_splits():
+    for split in ("Train", "val"):
+        write_images(f"images/{split}")
+
+
+FOLDERS = {
+    "none": (lambda: None, {}, "--data.folder images is not a directory"),
+    "empty": (Path("images").mkdir, {}, r"--data.folder images holds no images \(\.png"),
+    "other size": (other_size, {}, "5x6 pixels .* 5x12.*: give --data.size|5x12 .* 5x6"),
+    "damaged": (damaged, {}, "images/07.jpg cannot be read: "),
+    "text": (
+        lambda: write_images("images") or Path("images/a.png").write_text("a"),
+        {},
+        "a.png can",
+    ),
+    "16 bits": (sixteen_bits, {}, "cannot be read: it has more than 8 bits a channel"),
+    "classes and others": (classes_and_others, {}, "both in sub-folders, such as ash, which"),
+    "splits": (two_splits, {}, "sub-folders Train, val, which are splits.*such as images/Train"),
+    "size": (lambda: None, {"size": 0}, "data.size must be at least 1"),
+}
+
+
+@pytest.mark.parametrize(("make", "options", "message"), FOLDERS.values(), ids=FOLDERS)
+def test_a_fault_of_a_folder_gets_one_line_that_names_it(make, options, message):
+    make()
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        load_folder(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_larger_than_the_memory_is_refused_before_it_is_read(monkeypatch):
+    write_images("images")
+    monkeypatch.setattr(checks, "available_memory", lambda: 3000)
+    message = r"images needs 3\.6e-06 GB of memory, and 3e-06 GB are .* not read by workers"
+    with pytest.raises(MemoryError, match=message):
+        load_folder()
+
+
+def test_reading_a_folder_shows_its_progress(capsys):
+    write_images("images")
+    load_folder()
+    assert "Reading images" in capsys.readouterr().out

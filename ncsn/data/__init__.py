@@ -1,4 +1,4 @@
-"""Datamodules: two moons, 8x8 digits, MNIST, and a user's own files."""
+"""Datamodules: densities in the plane, 8x8 digits, MNIST, and a user's own files."""
 
 from ncsn.data.arrays import ArrayDataModule
 from ncsn.data.base import InMemoryDataModule, TensorBatches
@@ -6,6 +6,7 @@ from ncsn.data.digits import DigitsDataModule
 from ncsn.data.folder import ImageFolderDataModule
 from ncsn.data.mnist import MNISTDataModule
 from ncsn.data.moons import MoonsDataModule
+from ncsn.data.toys import ToyDataModule
 
 __all__ = [
     "ArrayDataModule",
@@ -15,4 +16,5 @@ __all__ = [
     "MNISTDataModule",
     "MoonsDataModule",
     "TensorBatches",
+    "ToyDataModule",
 ]

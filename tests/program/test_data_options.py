@@ -28,3 +28,13 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(config, options, message, cl
     assert message in lines[0]
     left = {path for path in set(Path().rglob("*")) - before if path.is_file()}
     assert left == set()
+
+
+def test_a_density_in_the_plane_takes_the_place_of_the_moons(cli):
+    data = ["--data", "ToyDataModule", "--data.name", "pinwheel", "--data.num_points", 200]
+    assert cli("fit", *smoke("moons_ncsn"), *data) == 0
+    run = Path("lightning_logs/moons_ncsn/version_0")
+    args = ["--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/last.ckpt"]
+    assert cli("test", *args, "--num_samples", 20, "--num_likelihood_examples", 2) == 0
+    report = Path("lightning_logs/moons_ncsn").rglob("*.json")
+    assert any("excess_loss" in path.read_text() for path in report)  # of the exact score

@@ -1,4 +1,4 @@
-"""Datamodules: densities in the plane, 8x8 digits, MNIST, and a user's own files."""
+"""Datamodules: densities in the plane, 8x8 digits, public images, and a user's own files."""
 
 from ncsn.data.arrays import ArrayDataModule
 from ncsn.data.base import InMemoryDataModule, TensorBatches
@@ -7,6 +7,7 @@ from ncsn.data.folder import ImageFolderDataModule
 from ncsn.data.mnist import MNISTDataModule
 from ncsn.data.moons import MoonsDataModule
 from ncsn.data.toys import ToyDataModule
+from ncsn.data.vision import TorchvisionDataModule
 
 __all__ = [
     "ArrayDataModule",
@@ -16,5 +17,6 @@ __all__ = [
     "MNISTDataModule",
     "MoonsDataModule",
     "TensorBatches",
+    "TorchvisionDataModule",
     "ToyDataModule",
 ]

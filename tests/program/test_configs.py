@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.commands import smoke
-from support.own_data import write_data
+from support.own_data import accept_cifar, write_data
 from support.paths import CONFIGS, OVERLAYS
 
 EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -13,12 +13,16 @@ EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 SMALL = "--model.network.filters 8"
 LARGE = {  # what makes them smaller: whole, they take a minute
     **dict.fromkeys((name for name in EXPERIMENTS if name.startswith("mnist")), SMALL),
+    "cifar10": f"{SMALL} --model.num_levels 4",
+    "fashion_mnist_cpu": SMALL,
     "folder": f"{SMALL} --data.size 16",
 }
 
 
 @pytest.mark.parametrize("config", EXPERIMENTS)
-def test_every_config_trains_evaluates_and_samples(config, cli, request, trained):
+def test_every_config_trains_evaluates_and_samples(config, cli, request, trained, monkeypatch):
+    if config == "cifar10":
+        accept_cifar(monkeypatch)
     write_data(config)
     if config in LARGE:
         options = LARGE[config].split()

@@ -9,6 +9,10 @@ from ncsn.data.vision import TorchvisionDataModule
 class MNISTDataModule(TorchvisionDataModule):
     """LeCun's handwritten digits: 60,000 training and 10,000 test images of 28x28 pixels.
 
+    ::
+
+        python -m ncsn fit --config configs/mnist_cpu.yaml --data.data_dir data
+
     The last 5,000 training images are held out for validation. torchvision downloads the files
     when they are missing, in one process, into a directory that exists or into ``data``.
 

@@ -1,10 +1,15 @@
 """A user's data from the command line: mistakes get one line and leave nothing behind."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from support.commands import smoke
 from support.own_data import write_data
+from support.paths import ROOT
+
+import ncsn.data
 
 MISTAKES = {
     "no file": ("points5d", "--data.path none.csv", "--data.path none.csv is not a file"),
@@ -38,3 +43,16 @@ def test_a_density_in_the_plane_takes_the_place_of_the_moons(cli):
     assert cli("test", *args, "--num_samples", 20, "--num_likelihood_examples", 2) == 0
     report = Path("lightning_logs/moons_ncsn").rglob("*.json")
     assert any("excess_loss" in path.read_text() for path in report)  # of the exact score
+
+
+DATAMODULES = [name for name in ncsn.data.__all__ if name.endswith("DataModule")]
+
+
+@pytest.mark.parametrize("name", [name for name in DATAMODULES if "InMemory" not in name])
+def test_the_command_in_the_docstring_of_a_datamodule_uses_it(name, cli, capsys):
+    found = re.search(r"python -m ncsn (fit .*)", getattr(ncsn.data, name).__doc__)
+    args = found[1].replace("configs/", f"{ROOT}/configs/").split()
+    assert cli(*args, "--print_config") == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["class_path"] == f"ncsn.data.{name}"
+    assert args[2].startswith(str(ROOT))

@@ -16,6 +16,9 @@ from ncsn.data.splits import check_split, random_order, split_in_order
 Arrays: TypeAlias = dict[str, Any]
 """NumPy arrays or tensors by their names in a file."""
 
+FIRST = ""
+"""The first column of a CSV, whatever its name."""
+
 UNREADABLE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
@@ -88,7 +91,7 @@ class ArrayDataModule(InMemoryDataModule):
         if self.labels in arrays:
             values = arrays.pop(self.labels)
         elif Path(self.labels).is_file():
-            values = _choose(read_arrays(Path(self.labels), option, text="0"), None, option)
+            values = _choose(read_arrays(Path(self.labels), option, text=FIRST), None, option)
         else:
             raise ValueError(
                 f"{option}: neither a file nor one of {', '.join(arrays)} in {self.path}"
@@ -102,7 +105,7 @@ def read_arrays(path: Path, option: str, text: str | None = None) -> Arrays:
     Args:
         path: The file.
         option: The option that names it, with its value, for messages.
-        text: Column of a CSV that may hold text; an array of its own.
+        text: Column of a CSV that may hold text, an array of its own; or :data:`FIRST`.
     """
     readers = {".npy": _read_numpy, ".npz": _read_numpy, ".pt": _read_torch}
     suffix = path.suffix.lower()
@@ -200,6 +203,7 @@ def _read_csv(path: Path, text: str | None) -> Arrays:
     """The column called ``text``, if there is one, as text; the others as numbers."""
     names, options = _read_header(path, text)
     columns, found = list(range(len(names))), Arrays()
+    text = names[0] if text == FIRST else text
     if text in names:
         column = names.index(text)
         columns.remove(column)

@@ -111,6 +111,21 @@ def test_labels_may_have_a_file_of_their_own_and_a_pt_file_names():
     np.testing.assert_array_equal(load("pair.pt", labels="1")[1], labels)
 
 
+@pytest.mark.parametrize("header", [[], ["tree"]])
+def test_labels_may_be_a_column_of_names_in_a_file_of_its_own(header):
+    np.save("data.npy", POINTS)
+    names = [("ash", "birch", "cedar")[i] for i in CLASSES]
+    Path("trees.csv").write_text("\n".join([*header, *names]))
+    if header:
+        assert (
+            load(labels="trees.csv")[1].tolist()
+            == CLASSES[in_order(POINTS.astype(np.float32))].tolist()
+        )
+    else:  # nothing tells a name of the column from a class
+        with pytest.raises(ValueError, match=r"has 39 labels for 40 examples"):
+            load(labels="trees.csv")
+
+
 def test_numbers_are_points_on_a_line():
     np.save("data.npy", POINTS[:, 0].astype(">f4"))
     assert load()[2].data_shape == (1,)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.own_data import write_data
 from support.paths import CONFIGS, ROOT, SMOKE
 from support.processes import Server
 
@@ -58,6 +59,7 @@ def trained(tmp_path_factory):
             with chdir(directory), pytest.MonkeyPatch.context() as patch:
                 patch.setenv("WANDB_MODE", "disabled")
                 patch.delenv("PL_GLOBAL_SEED", raising=False)
+                write_data(config)
                 assert run_cli("fit", "--config", CONFIGS / f"{config}.yaml", *SMOKE) == 0
             runs[config] = directory / "lightning_logs" / config / "version_0"
         return runs[config]

@@ -1,14 +1,22 @@
-"""Datamodules: two moons, 8x8 digits, MNIST."""
+"""Datamodules: densities in the plane, 8x8 digits, public images, and a user's own files."""
 
+from ncsn.data.arrays import ArrayDataModule
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.data.digits import DigitsDataModule
+from ncsn.data.folder import ImageFolderDataModule
 from ncsn.data.mnist import MNISTDataModule
 from ncsn.data.moons import MoonsDataModule
+from ncsn.data.toys import ToyDataModule
+from ncsn.data.vision import TorchvisionDataModule
 
 __all__ = [
+    "ArrayDataModule",
     "DigitsDataModule",
+    "ImageFolderDataModule",
     "InMemoryDataModule",
     "MNISTDataModule",
     "MoonsDataModule",
     "TensorBatches",
+    "TorchvisionDataModule",
+    "ToyDataModule",
 ]

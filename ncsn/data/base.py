@@ -1,5 +1,6 @@
 """A datamodule for data that fits into memory, batched without touching single examples."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -101,25 +102,36 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     @cached_property
     def data_mean(self) -> float:
         """See :class:`InMemoryDataModule`."""
-        return self.training_data.mean(dtype=torch.float64).item()
+        sums = (part.sum(dtype=torch.float64).item() for part in self._training_parts())
+        return math.fsum(sums) / self.splits["train"].data.numel()
 
     @cached_property
     def data_std(self) -> float:
         """See :class:`InMemoryDataModule`."""
-        deviation = self.training_data - self.data_mean
-        variance = deviation.square().sum(dtype=torch.float64) / (deviation.numel() - 1)
-        return variance.sqrt().item()
+        squares = ((part - self.data_mean).square() for part in self._training_parts())
+        total = math.fsum(part.sum(dtype=torch.float64).item() for part in squares)
+        return math.sqrt(total / (self.splits["train"].data.numel() - 1))
 
     @cached_property
     def data_diameter(self) -> float:
         """See :class:`InMemoryDataModule`."""
-        x = self.training_data.flatten(1)
-        if len(x) <= 4096:
-            return largest_distance(x)
-        ends = torch.linspace(0, len(x) - 1, 64).long()
-        for _ in range(3):  # from each to the one that is farthest from it
-            ends = torch.cdist(x[ends], x).argmax(1)
-        return torch.cdist(x[ends], x).max().item()
+        stored = self.splits["train"].data
+        if len(stored) <= 4096:
+            return largest_distance(self.training_data)
+        rows, diameter = torch.linspace(0, len(stored) - 1, 64).long(), 0.0
+        for _ in range(4):  # from each to the one that is farthest from it
+            ends = self.kind.decode(stored[rows]).flatten(1)
+            parts = [torch.cdist(ends, part.flatten(1)) for part in self._training_parts()]
+            farthest = torch.cat(parts, dim=1).max(1)
+            rows, diameter = farthest.indices, farthest.values.max().item()
+        return diameter
+
+    def _training_parts(self) -> Iterator[Tensor]:
+        """The training examples as the network sees them, a few at a time to save memory."""
+        stored = self.splits["train"].data
+        return (
+            self.kind.decode(part) for part in stored.split(max(1, 2**24 // stored[0].numel()))
+        )
 
     @property
     def training_data(self) -> Tensor:

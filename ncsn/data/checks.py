@@ -1,6 +1,9 @@
-"""The one check of the data: once, when it is loaded, one line for each fault."""
+"""The checks of the data: when it is loaded, one line for each fault."""
 
 import math
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,35 @@ def check_range(name: str, value: float | None, low: float, high: float = math.i
     if value is None or not low <= value < high:
         limit = "finite" if high == math.inf else f"below {high:g}"
         raise ValueError(f"data.{name} must be at least {low:g} and {limit}, got {value}")
+
+
+def check_memory(what: str, needed: int) -> None:
+    """Check that data fits into memory.
+
+    Args:
+        what: The option and the value that name the data.
+        needed: Bytes that are needed.
+
+    Raises:
+        MemoryError: If the machine has less memory available.
+    """
+    available = available_memory()
+    if needed > available:
+        raise MemoryError(
+            f"{what} needs {needed / 1e9:.3g} GB of memory, and {available / 1e9:.3g} GB are "
+            "available: data is held in memory, it is not read by workers"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that the machine can give: on Linux what is available, else all that there is."""
+    try:
+        found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    if found is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 1024 * int(found[1])
 
 
 def check_data(
@@ -35,7 +67,8 @@ def check_data(
     """
     data = torch.as_tensor(data)
     if not len(data):
-        raise ValueError(f"the {split} data is empty: change data.val_fraction")
+        fraction = "test_fraction" if split == "test" else "val_fraction"
+        raise ValueError(f"the {split} data is empty: change data.{fraction}")
     if tuple(data.shape[1:]) != tuple(data_shape):
         raise ValueError(
             f"the {split} data has examples of shape {tuple(data.shape[1:])}, but data_shape is "

@@ -9,6 +9,10 @@ from ncsn.data.checks import check_range
 class DigitsDataModule(InMemoryDataModule):
     """The test part of UCI's Optical Recognition of Handwritten Digits, as 8x8 grey images.
 
+    ::
+
+        python -m ncsn fit --config configs/digits.yaml
+
     A random part of the images, which come with scikit-learn, is held out, for both validation
     and test.
 

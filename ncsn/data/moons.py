@@ -13,6 +13,10 @@ from ncsn.levels import largest_distance
 class MoonsDataModule(InMemoryDataModule):
     """scikit-learn's two interleaved half circles with Gaussian noise, in two dimensions.
 
+    ::
+
+        python -m ncsn fit --config configs/moons.yaml
+
     The label is the moon. The last part of the points is held out, for validation and for test.
 
     Args:

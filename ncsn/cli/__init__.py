@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": "compute the loss on the validation data",
     "test": "evaluate a model: samples, likelihood, losses",
     "predict": "draw samples",
+    "export": "write a model to a folder, with a model card",
     "compare": "put runs side by side",
     "features": "train a feature network, in which images are compared",
 }

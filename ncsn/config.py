@@ -43,14 +43,16 @@ def config_of(made: object, leave_out: Collection[str] = ()) -> dict[str, Any]:
         leave_out: Arguments that are not wanted.
 
     Raises:
-        ValueError: If plain data cannot describe an argument.
+        ValueError: If plain data cannot describe an argument, or the class cannot be imported.
     """
     described = vars(made)[DESCRIBED]
     init_args = {name: each for name, each in described.items() if name not in leave_out}
     for name, each in init_args.items():
         if isinstance(each, _NotPlain):
             raise ValueError(f"{name} is {each}")
-    return {"class_path": _path(type(made)), "init_args": init_args}
+    if (class_path := _path(type(made))) is None:
+        raise ValueError(f"{type(made).__name__} cannot be imported: define it in a module")
+    return {"class_path": class_path, "init_args": init_args}
 
 
 def _describe(value: Any) -> Any:

@@ -2,13 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,12 +12,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ncsn.callbacks.preview import Preview
-from ncsn.config import Configured, config_of
 from ncsn.evaluation.metrics import MeanPerLevel
 from ncsn.levels import ScoreFunction
-from ncsn.modules.pretrained import load_pretrained, write_pretrained
 from ncsn.modules.schedules import naming, schedule_length
-from ncsn.modules.stored_config import model_from, model_to_store
+from ncsn.modules.storable import StorableModule
 from ncsn.networks import ScoreNetwork
 from ncsn.objectives import Objective, denoising_score_matching
 from ncsn.parametrisation import Parametrisation, Score
@@ -31,11 +25,8 @@ from ncsn.sampling.guidance import hide_labels
 
 Batch = tuple[Tensor, Tensor]
 
-OF_TRAINING = ("optimizer", "lr_scheduler", "lr_scheduler_interval", "preview")
-"""Arguments that a finished model does without."""
 
-
-class ScoreModule(pl.LightningModule, Configured, ABC):
+class ScoreModule(StorableModule, ABC):
     """A score network trained by score matching, and the samplers that use it.
 
     The noise of a training step depends on (seed, rank, epoch, batch) alone, that of a validation
@@ -236,53 +227,6 @@ class ScoreModule(pl.LightningModule, Configured, ABC):
             scheduler = make(optimizer, **schedule_length(make, self.trainer))
         schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what the module was made of, which the command line has done for its own."""
-        with suppress(ValueError):  # then load_from_checkpoint says what it needs
-            checkpoint["hyper_parameters"] = dict(self.hparams) or model_to_store(**self.config)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Class path and arguments, as plain data, without those of the training.
-
-        Raises:
-            ValueError: If plain data cannot describe an argument.
-        """
-        if (model := model_from({"hyper_parameters": self.hparams})) is not None:
-            init_args = {k: v for k, v in model["dict_kwargs"].items() if k not in OF_TRAINING}
-            return {"class_path": model["class_path"], "init_args": init_args}
-        return config_of(self, leave_out=OF_TRAINING)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any
-    ) -> Self:
-        """See Lightning's.
-
-        Raises:
-            ValueError: If the checkpoint does not say what the module was made of.
-        """
-        try:
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        except TypeError as error:
-            raise ValueError(
-                f"{checkpoint_path} does not say what its module was made of ({error}): pass the "
-                "arguments of its training, load_from_checkpoint(path, network=..., ...)"
-            ) from error
-
-    def save_pretrained(self, directory: str | Path, **about: Any) -> None:
-        """Write weights, config and a model card; see :func:`write_pretrained` for ``about``.
-
-        Raises:
-            ValueError: If plain data cannot describe what the module was made of.
-        """
-        write_pretrained(self, self.config, directory, **about)
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path, trust: Collection[str] = ()) -> Self:
-        """The module that :meth:`save_pretrained` wrote; see :func:`load_pretrained`."""
-        return load_pretrained(cls, directory, trust)
 
     def configure_callbacks(self) -> list[Preview]:
         """The preview that the module was given."""

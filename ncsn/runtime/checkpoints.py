@@ -66,7 +66,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint or a folder to the CPU, and run nothing; ``ValueError`` if unreadable."""
     given = f"--ckpt_path {path}"
     if Path(path).is_dir():
-        return read_pretrained(path)
+        try:
+            return read_pretrained(path)
+        except ValueError as error:
+            raise ValueError(f"{given}: {error}") from error
     if not Path(path).is_file():
         raise ValueError(f"{given} is not a file: give that of a checkpoint, or a model's folder")
     if not zipfile.is_zipfile(path):

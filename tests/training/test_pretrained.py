@@ -96,20 +96,33 @@ def test_a_folder_holds_tensors_and_plain_data_and_gives_the_module_back(tmp_pat
     files = {path.name for path in (tmp_path / "folder").iterdir()}
     assert files == {"model.safetensors", "config.json", "README.md"}
     stored = json.loads((tmp_path / "folder/config.json").read_text())
-    assert stored == {"model": module.config, "data": data}
+    assert stored == {"model": module.describe(), "data": data}
     assert not {"optimizer", "preview"} & stored["model"]["init_args"].keys()
     loaded = NCSN.from_pretrained(tmp_path / "folder")
     assert not loaded.training
     assert torch.equal(loaded.draw(0, 5), module.draw(0, 5))
     loaded.save_pretrained(tmp_path / "again")  # a folder of a folder
     again = ScoreModule.from_pretrained(tmp_path / "again")
-    assert again.config == loaded.config
+    assert again.describe() == loaded.describe()
     assert torch.equal(again.draw(0, 5), module.draw(0, 5))
     card = (tmp_path / "folder/README.md").read_text()
     num = sum(each.numel() for each in module.network.parameters())
     for text in ("MoonsDataModule", f"{num:,} parameters", "10, from 3 to 0.01", "Licence: MIT"):
         assert text in card
     assert "| energy distance | 0.500 ± 0.010 | 0.100 ± 0.020 | lower |" in card
+
+
+def test_a_class_that_cannot_be_imported_is_not_stored(tmp_path):
+    class Local(MLP):
+        pass
+
+    class LocalDSM(DSM):
+        pass
+
+    with pytest.raises(ValueError, match="network is a Local, which is no plain data"):
+        DSM(Local()).describe()
+    with pytest.raises(ValueError, match="LocalDSM cannot be imported"):
+        LocalDSM(MLP()).describe()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
 from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
+from ncsn.modules.stored_config import STATISTICS
 from ncsn.random import global_seed
 from ncsn.runtime import RunLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
@@ -158,7 +159,9 @@ def export(
     """
     checkpoint = cast(dict[str, Any], _check(cli))
     cli.model.load_state_dict(checkpoint["state_dict"])
-    data = checkpoint.get("config", {}).get("data")
+    data = cli.stored_config()["data"]
+    if data["class_path"] == STATISTICS:  # of the training, not what stands in for it here
+        data = checkpoint.get("config", {}).get("data")
     cli.model.save_pretrained(output, data=data, evaluation=evaluation, license=license)
     rank_zero_info(f"{type(cli.model).__name__} is in {output}")
 

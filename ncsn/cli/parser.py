@@ -148,7 +148,8 @@ class CLI(LightningCLI):
     def _with_stored_config(self, args: list[str]) -> list[str]:
         """Without ``--config``, begin with that of the checkpoint."""
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        for option in ("--config", "--ckpt_path", "--pretrained"):
+        finder.add_argument("-c", "--config", nargs="?")
+        for option in ("--ckpt_path", "--pretrained"):
             finder.add_argument(option, nargs="?")
         given = finder.parse_known_args(args)[0]
         if given.pretrained in PRETRAINED:

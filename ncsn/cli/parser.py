@@ -159,9 +159,8 @@ class CLI(LightningCLI):
             return args
         checkpoint = load_checkpoint(given.ckpt_path)
         config = config_from(checkpoint, self.command.__name__, args)
-        if config is None:
-            return args
-        return ["--config", yaml.safe_dump({"name": Path(given.ckpt_path).stem} | config), *args]
+        name = {"name": Path(given.ckpt_path).stem}
+        return ["--config", yaml.safe_dump(name | config), *args] if config else args
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, name the run, and take the model from the checkpoint where that is right."""

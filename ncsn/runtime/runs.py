@@ -166,9 +166,8 @@ class RunDirectory(SaveConfigCallback):
             return
         directory = Path(trainer.logger.log_dir or "")
         if self.stored_config != _read_config(directory / "config.yaml"):
-            text = self.parser.dump(self.config)
             with replacing(directory / f"config.from_step_{trainer.global_step}.yaml") as file:
-                file.write(text.encode())
+                file.write(self.parser.dump(self.config).encode())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Unlock the directory."""

@@ -1,5 +1,6 @@
 """Checkpoints that travel: without the config, the code or the data of their training."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from support.commands import QUICK, error_line, smoke
 from support.runs import load_last
 
 from ncsn.data import DigitsDataModule, MoonsDataModule
+from ncsn.evaluation.features import extract_features, load_features
+from ncsn.modules.pretrained import PRETRAINED, SHIPPED
 
 
 @pytest.fixture
@@ -119,6 +122,8 @@ def test_a_folder_gives_the_samples_of_its_checkpoint(cli, bare, capsys):
     checkpoint = bare("moons_ncsn")
     assert cli("export", "--ckpt_path", checkpoint, "--output", "folder", "--license", "MIT") == 0
     assert "Licence: MIT" in Path("folder/README.md").read_text()
+    data = json.loads(Path("folder/config.json").read_text())["data"]
+    assert data["class_path"] == "ncsn.data.MoonsDataModule"  # not what stood in for it
     for path in (checkpoint, "folder"):
         assert cli("predict", "--ckpt_path", path, "--num_samples", 10, "--name", "a") == 0
     first, second = (np.load(f"lightning_logs/a/version_{n}/samples.npz") for n in range(2))
@@ -137,5 +142,26 @@ def test_a_folder_that_is_no_model_is_refused(cli, capsys):
     Path("empty").mkdir()
     assert cli("predict", "--ckpt_path", "empty") == 1
     assert error_line(capsys.readouterr().err) == (
-        "empty is no folder of a model: it has no config.json"
+        "--ckpt_path empty: empty is no folder of a model: it has no config.json"
     )
+
+
+def test_a_model_of_the_package_draws_digits_without_a_training(cli, capsys):
+    assert cli("predict", "--pretrained", "digits", "--num_samples", 20) == 0
+    run = Path("lightning_logs/digits/version_0")
+    assert (run / "samples.png").is_file()
+    samples = torch.from_numpy(np.load(run / "samples.npz")["samples"])
+    confidence = extract_features(load_features("digits"), samples).logits.softmax(1).amax(1)
+    assert confidence.mean() > 0.7  # it is 0.89 for digits, and at least 0.1
+    assert cli("predict", "--pretrained", "mnits") == 2
+    assert "--pretrained" in error_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_model_of_the_package_is_small_and_has_a_card(name):
+    files = {path.name: path.stat().st_size for path in (SHIPPED / name).iterdir()}
+    assert files.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert sum(files.values()) < 4e6
+    card = (SHIPPED / name / "README.md").read_text()
+    for text in ("Licence: ", "floor", "python -m ncsn fit", "CPU"):
+        assert text in card

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ncsn.config import Configured
 from ncsn.random import Generator, normal_like
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -55,7 +56,7 @@ def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
     return torch.linspace(*ends, num_levels, dtype=torch.float64).exp().float()
 
 
-class Rho:
+class Rho(Configured):
     """Levels in even steps of σ^{1/ρ}: linear at ρ = 1, geometric in the limit ρ → ∞.
 
     σ_i = (σ_max^{1/ρ} + i/(T − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ.

@@ -16,10 +16,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from ncsn.config import Configured
 from ncsn.levels import ScoreFunction, expand_as
 
 
-class Parametrisation(ABC):
+class Parametrisation(Configured, ABC):
     """How the score is built from the network."""
 
     @abstractmethod

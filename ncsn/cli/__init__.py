@@ -20,6 +20,7 @@ COMMANDS = {
     "test": "evaluate a model: samples, likelihood, losses",
     "predict": "draw samples",
     "evaluate": "compare samples from any program with data",
+    "export": "write a model to a folder, with a model card",
     "compare": "put runs side by side",
     "features": "train a feature network, in which images are compared",
 }

@@ -1,4 +1,4 @@
-"""The commands: fit, validate, test, predict, compare.
+"""The commands: fit, validate, test, predict, export.
 
 Each is a function whose parameters are its options, and whose docstring is their help.
 """
@@ -16,6 +16,7 @@ from ncsn.callbacks import SampleWriter, TestReport
 from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
 from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
+from ncsn.modules.stored_config import STATISTICS
 from ncsn.random import global_seed
 from ncsn.runtime import RunLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
@@ -26,7 +27,7 @@ def fit(cli: CLI) -> None:
     checkpoint = _check(cli)
     if checkpoint is not None:
         check_same_model(checkpoint, cli.model.hparams)
-        changed = changed_settings(cast(Path, cli.checkpoint), cli.stored_config())
+        changed = changed_settings(checkpoint.get("config", {}), cli.stored_config())
         if changed:
             text = "resumed with %s: the result is not that of an uninterrupted training"
             rank_zero_warn(text % ", ".join(changed))
@@ -148,7 +149,26 @@ def predict(
         raise
 
 
-COMMANDS = {command.__name__: command for command in (fit, validate, test, predict)}
+def export(
+    cli: CLI, output: Path, evaluation: Path | None = None, license: str = "not stated"
+) -> None:
+    """Write the model of a checkpoint to a folder: its weights, its config and a model card.
+
+    Args:
+        output: The folder, which --ckpt_path and from_pretrained take.
+        evaluation: The directory of a test, whose figures the card shows.
+        license: The licence of the weights, for the card.
+    """
+    checkpoint = cast(dict[str, Any], _check(cli))
+    cli.model.load_state_dict(checkpoint["state_dict"])
+    data = cli.stored_config()["data"]
+    if data["class_path"] == STATISTICS:  # of the training, not what stands in for it here
+        data = checkpoint.get("config", {}).get("data")
+    cli.model.save_pretrained(output, data=data, evaluation=evaluation, license=license)
+    rank_zero_info(f"{type(cli.model).__name__} is in {output}")
+
+
+COMMANDS = {command.__name__: command for command in (fit, validate, test, predict, export)}
 
 
 def _check(cli: CLI) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """LightningCLI for this project: links between data and model, defaults, checkpoints."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,9 @@ from ncsn.cli.messages import UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
+from ncsn.modules.pretrained import PRETRAINED, SHIPPED
 from ncsn.modules.stored import check_class_paths
+from ncsn.modules.stored_config import config_from, model_from, model_to_store
 from ncsn.runtime import (
     DurableCheckpointIO,
     GracefulStop,
@@ -30,7 +33,6 @@ from ncsn.runtime import (
 from ncsn.runtime.checkpoints import LastCheckpoint, find_last_checkpoint
 from ncsn.runtime.clipping import clippable
 from ncsn.runtime.runs import RunDirectory, RunLogger, configured_loggers, find_last_run
-from ncsn.runtime.stored_config import model_from, model_to_store
 from ncsn.runtime.wandb import read_id
 
 Command = Callable[..., None]
@@ -102,7 +104,7 @@ class CLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"prog": f"ncsn {name}".strip(), "allow_abbrev": False},
             auto_configure_optimizers=False,  # the model has its own arguments for them
-            args=args,
+            args=self._with_stored_config(args),
             run=False,
             load_from_checkpoint_support=False,  # see _model_config
         )
@@ -127,7 +129,12 @@ class CLI(LightningCLI):
             "--name", type=str | None, help="Name of the run (default: the config's)"
         )
         parser.add_argument(
-            "--ckpt_path", type=str | None, help="A checkpoint, or 'last' of this config's runs."
+            "--ckpt_path",
+            type=str | None,
+            help="A checkpoint, a model's folder, or 'last' of this config's runs.",
+        )
+        parser.add_argument(
+            "--pretrained", choices=PRETRAINED, help="A model of the package, as --ckpt_path"
         )
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(RichProgressBar, "progress_bar")
@@ -140,6 +147,23 @@ class CLI(LightningCLI):
                 self.command, as_group=False, skip={"cli"}
             )
             parser.description = (self.command.__doc__ or "").splitlines()[0]
+
+    def _with_stored_config(self, args: list[str]) -> list[str]:
+        """Without ``--config``, begin with that of the checkpoint."""
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("-c", "--config", nargs="?")
+        for option in ("--ckpt_path", "--pretrained"):
+            finder.add_argument(option, nargs="?")
+        given = finder.parse_known_args(args)[0]
+        if given.pretrained in PRETRAINED:
+            args = [*args, "--ckpt_path", str(SHIPPED / given.pretrained)]
+            given.ckpt_path = args[-1]
+        if self.command is None or given.config or given.ckpt_path in (None, "last"):
+            return args
+        checkpoint = load_checkpoint(given.ckpt_path)
+        config = config_from(checkpoint, self.command.__name__, args)
+        name = {"name": Path(given.ckpt_path).stem}
+        return ["--config", yaml.safe_dump(name | config), *args] if config else args
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, name the run, and take the model from the checkpoint where that is right."""

@@ -6,6 +6,7 @@ from ncsn.data.digits import DigitsDataModule
 from ncsn.data.folder import ImageFolderDataModule
 from ncsn.data.mnist import MNISTDataModule
 from ncsn.data.moons import MoonsDataModule
+from ncsn.data.stored import StoredStatistics
 from ncsn.data.toys import ToyDataModule
 from ncsn.data.vision import TorchvisionDataModule
 
@@ -16,6 +17,7 @@ __all__ = [
     "InMemoryDataModule",
     "MNISTDataModule",
     "MoonsDataModule",
+    "StoredStatistics",
     "TensorBatches",
     "TorchvisionDataModule",
     "ToyDataModule",

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, Literal, cast
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,6 +15,7 @@ from ncsn.callbacks.preview import Preview
 from ncsn.evaluation.metrics import MeanPerLevel
 from ncsn.levels import ScoreFunction
 from ncsn.modules.schedules import naming, schedule_length
+from ncsn.modules.storable import StorableModule
 from ncsn.networks import ScoreNetwork
 from ncsn.objectives import Objective, denoising_score_matching
 from ncsn.parametrisation import Parametrisation, Score
@@ -26,7 +26,7 @@ from ncsn.sampling.guidance import hide_labels
 Batch = tuple[Tensor, Tensor]
 
 
-class ScoreModule(pl.LightningModule, ABC):
+class ScoreModule(StorableModule, ABC):
     """A score network trained by score matching, and the samplers that use it.
 
     The noise of a training step depends on (seed, rank, epoch, batch) alone, that of a validation

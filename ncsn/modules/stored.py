@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,27 +18,36 @@ SETTINGS = (
     *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
 )  # of a config, on which every step depends; so does all of the data and of the average
+DATA_FILES = (".csv", ".npy", ".npz", ".pt")  # which are no configs
 TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
 
 
-def check_class_paths(model: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for what a stored model would import or read that no one else names.
+def check_class_paths(
+    stored: Any, given: Any, remedy: str = "give the --config of its training"
+) -> None:
+    """Raise ``ValueError`` for what a stored config would import or read that no one else names.
 
-    That is neither in the user's config nor part of this project or torch. Any text counts that
-    names a module or a file that exists: it may be where a class or a function belongs.
+    That is neither in what the user gives nor part of this project or torch. Any text counts that
+    names a module or a config that exists: it may be where a class or a function belongs.
+
+    Args:
+        stored: The config, or a part of it.
+        given: What the user gives: configs or texts.
+        remedy: What the user can do.
     """
-    named = set(_texts(config))
+    named = set(_texts(given))
     modules = {text.rpartition(".")[0] for text in named}
-    for text in _texts(model):
+    for text in _texts(stored):
         module, *parts = text.rpartition(".")[0], *text.split(".")
         known = text in named or module in modules
         known = known or (text.startswith(TRUSTED) and module in sys.modules)
         path = len(parts) > 1 and all(part.isidentifier() for part in parts)
         exists = parts[0] in sys.modules or (path and importlib.util.find_spec(parts[0]))
-        if not known and (os.path.isfile(text) or (path and exists)):
+        config_file = os.path.isfile(text) and not text.endswith(DATA_FILES)
+        if not known and (config_file or (path and exists)):
             raise ValueError(
                 f"the checkpoint names {text}, which is not part of this project, and nothing but "
-                "what you name is imported: if you trust it, give the --config of its training"
+                f"what you name is imported: if you trust it, {remedy}"
             )
 
 
@@ -80,12 +88,9 @@ def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) 
                 )
 
 
-def changed_settings(checkpoint: Path, now: Mapping[str, Any]) -> list[str]:
-    """What makes a training differ from that of a checkpoint, if its config can be read."""
-    before: Any = {}
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        before = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text())
-    if not isinstance(before, dict) or not before:
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What makes a training differ from an earlier one, by their configs; nothing if one is {}."""
+    if not before:
         return []
     old, new = (
         {key: value for name in each for key, value in _leaves(each[name], name)}

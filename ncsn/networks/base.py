@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from ncsn.config import Configured
 
-class ScoreNetwork(nn.Module, ABC):
+
+class ScoreNetwork(nn.Module, Configured, ABC):
     """A function of a noisy point and of its noise level, of the shape of the point.
 
     What the output means (the score, the noise, a correction to a Gaussian score) is decided by

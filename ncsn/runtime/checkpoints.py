@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ncsn.evaluation.files import replacing
+from ncsn.modules.pretrained import WEIGHTS, read_pretrained
 
 CHECKPOINTS = "checkpoints"  # a directory that a fit has, and other runs do not
 LAST = "last.ckpt"  # from which a run resumes
@@ -62,10 +63,15 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU; run nothing that it contains; ``ValueError`` if unreadable."""
+    """Read a checkpoint or a folder to the CPU, and run nothing; ``ValueError`` if unreadable."""
     given = f"--ckpt_path {path}"
+    if Path(path).is_dir():
+        try:
+            return read_pretrained(path)
+        except ValueError as error:
+            raise ValueError(f"{given}: {error}") from error
     if not Path(path).is_file():
-        raise ValueError(f"{given} is not a file: give that of a checkpoint")
+        raise ValueError(f"{given} is not a file: give that of a checkpoint, or a model's folder")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{given} is not a checkpoint, or only a part of one")
     try:
@@ -88,8 +94,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def checksum(path: str | Path) -> str:
-    """MD5 of a file, to tell it from others."""
-    with Path(path).open("rb") as file:
+    """MD5 of a checkpoint, or of the weights in a folder, to tell it from others."""
+    path = Path(path)
+    with (path / WEIGHTS if path.is_dir() else path).open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 

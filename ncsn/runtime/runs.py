@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ncsn.evaluation.files import read_metrics, replacing, write_csv
+from ncsn.modules.stored_config import model_from
 from ncsn.runtime.checkpoints import CHECKPOINTS
 from ncsn.runtime.signals import Stopped
-from ncsn.runtime.stored_config import model_from
 from ncsn.runtime.wandb import ID_FILE
 
 
@@ -148,6 +149,17 @@ class RunDirectory(SaveConfigCallback):
                 if logger.version and directory:
                     with replacing(Path(directory, ID_FILE)) as file:
                         file.write(logger.version.encode())
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the config, so that the checkpoint alone is enough to use it."""
+        checkpoint["config"] = self.stored_config
+
+    @cached_property
+    def stored_config(self) -> dict[str, Any]:
+        """The config as plain data."""
+        return yaml.safe_load(self.parser.dump(self.config))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config with which a run is resumed, if it is another one."""

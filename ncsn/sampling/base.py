@@ -27,6 +27,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from ncsn.config import Configured
 from ncsn.levels import Ladder, ScoreFunction, descend, geometric
 from ncsn.random import Generator, normal_like, uniform_like
 
@@ -39,7 +40,7 @@ LevelScore: TypeAlias = Callable[[Tensor, float], Tensor]
 """``score(x, sigma)`` with one noise level for the whole batch."""
 
 
-class Sampler(ABC):
+class Sampler(Configured, ABC):
     """A map from prior noise to samples, one :meth:`step` at a time.
 
     Args:

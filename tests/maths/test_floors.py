@@ -13,7 +13,7 @@ import ncsn
 
 FLOORS = {
     "mathematics": {
-        *("levels", "random", "diffusion", "objectives", "parametrisation", "exact"),
+        *("config", "levels", "random", "diffusion", "objectives", "parametrisation", "exact"),
         *("networks", "sampling"),
     },
     "evaluation": {"evaluation", "plots"},

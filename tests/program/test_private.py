@@ -172,7 +172,8 @@ def test_private_attributes_of_other_packages_are_used_where_this_test_says():
     }
     keys = {(name, file) for name, file in found if name in KEYS}
     assert found - keys == PRIVATE.keys()
-    assert {file.split("/")[0] for _, file in found} == {"runtime"}
+    assert {file.split("/")[0] for _, file in found - keys} == {"runtime"}
+    assert {file for _, file in keys} == {"modules/stored_config.py"}
 
 
 @pytest.mark.parametrize("use", PRIVATE, ids="-".join)

@@ -36,6 +36,7 @@ EXPECTED_WARNINGS = (
     "Experiment logs directory .* exists",  # when a run resumes, and its metrics are kept
     "Checkpoint directory .* exists",  # the same
     "It is recommended to use .*sync_dist=True",  # the metrics are, by torchmetrics
+    "The `srun` command is available",  # on a cluster's front end, and nothing is wrong
     "LightningCLI's args parameter is intended",  # they are those of the command
 )
 """Warnings of libraries that are true of every run here, and that no user could act on."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.data.checks import check_memory
 from ncsn.data.splits import check_split, random_order, split_in_order
+from ncsn.evaluation.files import is_number
 
 Arrays: TypeAlias = dict[str, Any]
 """NumPy arrays or tensors by their names in a file."""
@@ -221,7 +222,7 @@ def _read_header(path: Path, text: str | None) -> tuple[list[str], dict[str, Any
         raise ValueError("its first line is empty")
     delimiter = next((each for each in ",;\t" if each in first), None)
     names = [cell.strip().strip('"') for cell in first.split(delimiter)]
-    texts = [str(i) for i, name in enumerate(names) if not _is_number(name)]
+    texts = [str(i) for i, name in enumerate(names) if not is_number(name)]
     header = len(texts) == len(names)
     if texts and not header and texts != [text]:
         raise ValueError(
@@ -231,11 +232,3 @@ def _read_header(path: Path, text: str | None) -> tuple[list[str], dict[str, Any
     names = names if header else [str(i) for i in range(len(names))]
     options = {"delimiter": delimiter, "skiprows": int(header), "quotechar": '"'}
     return names, {**options, "encoding": "utf-8-sig"}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -6,6 +6,7 @@ import torch
 
 from ncsn.data.base import InMemoryDataModule, TensorBatches
 from ncsn.data.checks import check_range
+from ncsn.data.splits import split_in_order
 from ncsn.exact import TwoMoons
 from ncsn.levels import largest_distance
 
@@ -49,10 +50,7 @@ class MoonsDataModule(InMemoryDataModule):
 
         points, moons = make_moons(self.num_points, noise=self.noise, random_state=self.seed)
         data, labels = torch.from_numpy(points).float(), torch.from_numpy(moons)
-        num_train = self.num_points - round(self.val_fraction * self.num_points)
-        held_out = TensorBatches(data[num_train:], labels[num_train:])
-        train = TensorBatches(data[:num_train], labels[:num_train])
-        return {"train": train, "val": held_out, "test": held_out}
+        return split_in_order(data, labels, self.val_fraction, 0)
 
     data_shape = (2,)
 

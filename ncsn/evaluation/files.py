@@ -66,7 +66,11 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     header, *lines = path.read_text("utf-8-sig", errors="replace").splitlines() or [""]
     names = next(csv.reader([header]), [])
     cells = [line.split(",") for line in lines]
-    whole = [row for row in cells if len(row) == len(names) and all(map(_is_number, row))]
+    whole = [
+        row
+        for row in cells
+        if len(row) == len(names) and all(not cell or is_number(cell) for cell in row)
+    ]
     rows = [dict(zip(names, row, strict=True)) for row in whole if _is_plain(header)]
     rows = [row for row in rows if row.get("step", "").isdecimal()]
     if len(rows) < len(lines):
@@ -78,8 +82,10 @@ def _is_plain(text: str) -> bool:
     return text.isprintable() and "\ufffd" not in text  # what undecodable bytes turn into
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads a text as a number; not if it is empty."""
     try:
-        return not text or isinstance(float(text), float)
+        float(text)
     except ValueError:
         return False
+    return True

@@ -172,7 +172,12 @@ class Preview(Callback):
                 "samples are not finite: lower the step size of model.sampler, or train longer"
             )
         self._write_samples(trainer, module, samples)
-        draw = partial(data_of(trainer).kind.draw_trajectory, trajectory, samples)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            label = module.labels_in_turn(0, len(x))
+            return x + sigma**2 * module.score(x, x.new_full((len(x),), sigma), label)
+
+        draw = partial(data_of(trainer).kind.draw_trajectory, trajectory, samples, denoise)
         write_pictures(trainer, draw, self.directory)
 
     def _write_samples(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from ncsn.evaluation.files import read_metrics, write_csv
 from ncsn.evaluation.report import Report
 
 Curve = list[tuple[int, float]]
+BETTER = {"lower": "↓", "higher": "↑", "floor": "≈"}  # "floor": near it
 
 
 class Run(NamedTuple):
@@ -65,15 +67,17 @@ def compare(runs: list[Path], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     reports = {run.name: run.report for run in found if run.report is not None}
     metrics = list(dict.fromkeys(name for report in reports.values() for name in report.estimates))
-    table = Table(title="value ± standard error")
-    for heading in ("metric", *names.values(), "floor", "better"):
-        table.add_column(heading, overflow="fold")
+    table = Table(title="value ± standard error", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("metric", min_width=16, overflow="fold")
+    for heading in (*names.values(), "floor"):
+        *path, version = heading.split("/")
+        table.add_column("\n".join([*(f"{part}/" for part in path), version]), overflow="fold")
     rows = []
     for name in metrics:
         estimates = [run.report.estimates.get(name) if run.report else None for run in found]
         known = next(each for each in estimates if each)
         cells = [each.formatted if each else "-" for each in estimates]
-        table.add_row(known.title, *cells, known.formatted_floor, known.better)
+        table.add_row(f"{BETTER[known.better]} {known.title}", *cells, known.formatted_floor)
         rows += [
             {"run": run.name, "name": name, **vars(each)}
             for run, each in zip(found, estimates, strict=True)
@@ -91,6 +95,7 @@ def compare(runs: list[Path], output: Path) -> None:
         plots.plot_comparison(curves, levels).savefig(picture)
         table.caption = f"Picture: {picture}"
     Console().print(table)
+    Console().print("Better: " + ", ".join(f"{sign} {each}" for each, sign in BETTER.items()))
     for run in found:
         if run.report is None:
             Console().print(f"{run.name} was not evaluated: python -m ncsn test --ckpt_path ...")

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from ncsn.evaluation.metrics import (
 from ncsn.evaluation.points import compare_points
 from ncsn.exact import Empirical
 from ncsn.random import Generator
+from ncsn.sampling.base import LevelScore
 from ncsn.sampling.likelihood import Density, LogDensity, log_probability
 
 MIN_IMAGES = 16  # half of them must have more neighbours than the balls of precision reach to
@@ -150,27 +150,39 @@ class Images(Kind):
                 pictures["classes"] = plots.plot_classes(reference.labels, classes, network.title)
         return estimates, levels, pictures
 
-    def draw_samples(self, samples: Tensor, label: Tensor | None, *_: Any, **__: Any) -> Pictures:
+    def draw_samples(
+        self,
+        samples: Tensor,
+        label: Tensor | None,
+        reference: Reference | None = None,
+        model: Model | None = None,
+        when: str = "",
+    ) -> Pictures:
         """A grid; a hundred samples of ten classes make a row of each."""
         if label is not None:
             samples = samples[label.argsort(stable=True)]
-        return {"samples": plots.image_grid(self.encode(samples))}
+        caption = f"{len(samples):,} samples{when}"
+        return {"samples": plots.image_grid(self.encode(samples), caption=caption)}
 
     def draw_data(self, reference: Reference, num: int) -> Pictures:
         """A grid of training images."""
-        return {"data": plots.image_grid(reference.train[:num])}
+        images = reference.train[:num]
+        return {"data": plots.image_grid(images, caption=f"{len(images):,} training images")}
 
-    def draw_trajectory(self, trajectory: Trajectory, samples: Tensor) -> Pictures:
+    def draw_trajectory(
+        self, trajectory: Trajectory, samples: Tensor, denoise: LevelScore
+    ) -> Pictures:
         """How samples emerge from the noise: level by level, and as an animation."""
         if not trajectory.frames:
             return {}
-        rows = list(trajectory.levels.items())
-        if len(rows) > 12:  # as many as fit on a screen, the first and the last among them
-            rows = [rows[i] for i in torch.linspace(0, len(rows) - 1, 12).round().int().tolist()]
-        frames = [self.encode(x) for _, x in trajectory.frames] + [self.encode(samples[:16])]
+        levels = list(trajectory.levels.items())
+        every = math.ceil(len(levels) / 12)  # as many rows as fit on a screen, evenly spaced
+        rows = levels[::-1][::every][::-1]  # the last among them
+        states = [(s, self.encode(x), self.encode(denoise(x, s))) for s, x in rows]
+        frames = [(f"σ = {sigma:.3g}", self.encode(x)) for sigma, x in trajectory.frames]
         return {
-            "annealing": plots.plot_annealing([(sigma, self.encode(x)) for sigma, x in rows]),
-            "annealing_gif": plots.animate(frames),
+            "annealing": plots.plot_annealing(states),
+            "annealing_gif": plots.animate([*frames, ("samples", self.encode(samples[:16]))]),
         }
 
 

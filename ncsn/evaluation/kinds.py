@@ -16,6 +16,7 @@ from ncsn.exact import ExactScore
 from ncsn.levels import ScoreFunction
 from ncsn.plots import Picture
 from ncsn.random import Generator
+from ncsn.sampling.base import LevelScore
 from ncsn.sampling.likelihood import Density, LogDensity
 
 if TYPE_CHECKING:
@@ -147,8 +148,10 @@ class Kind(ABC):
         """Pictures of the data, to compare the samples with."""
         return {}
 
-    def draw_trajectory(self, trajectory: Trajectory, samples: Tensor) -> Pictures:
-        """Pictures of how samples emerge from the noise."""
+    def draw_trajectory(
+        self, trajectory: Trajectory, samples: Tensor, denoise: LevelScore
+    ) -> Pictures:
+        """Pictures of how samples emerge from the noise; ``denoise(x, sigma)`` is E[x_0 | x]."""
         return {}
 
 

@@ -94,11 +94,9 @@ class Points(Kind):
         data = None if reference is None else reference.held_out
         pictures: Pictures = {"samples": plots.plot_samples(data, samples.cpu(), title)}
         if model is not None and data is not None:
-            sigma = model.noise_levels[-1]
-            x = plots.plane_grid(data).to(samples.device)
-            title = f"score at $\\sigma$ = {sigma.item():.3g}{when}"
-            score = model.score(x, sigma.expand(len(x)))
-            pictures["score"] = plots.plot_score_field(data, x, score, title)
+            x = plots.plane_grid(data, num=22).to(samples.device)
+            fields = [(s.item(), model.score(x, s.expand(len(x)))) for s in _three_levels(model)]
+            pictures["score"] = plots.plot_score_fields(data, x, fields, when)
         return pictures
 
 
@@ -146,12 +144,17 @@ def _two_sets(reference: Reference, samples: Tensor) -> tuple[Tensor, Tensor]:
     return first.to(samples), second.to(samples)
 
 
+def _three_levels(model: Model) -> Tensor:
+    """The first, the middle and the last noise level, or the only one."""
+    num = len(model.noise_levels)
+    return model.noise_levels[torch.linspace(0, num - 1, min(3, num)).round().long()]
+
+
 def _draw_fields(model: Model, exact: ScoreFunction, test: Tensor) -> plots.Picture:
     """Learned and exact score at three levels."""
-    x, levels = plots.plane_grid(test, num=64), model.noise_levels
-    rows = torch.linspace(0, len(levels) - 1, min(3, len(levels))).round().long()
+    x = plots.plane_grid(test, num=64)
     fields = []
-    for level in levels[rows]:
+    for level in _three_levels(model):
         sigma = level.expand(len(x))
         fields.append((level.item(), model.score(x, sigma), exact(x, sigma)))
     return plots.plot_fields(test, x, fields)

@@ -9,7 +9,7 @@ from ncsn.plots.images import (
     plot_neighbours,
     save_pngs,
 )
-from ncsn.plots.plane import plane_grid, plot_fields, plot_samples, plot_score_field
+from ncsn.plots.plane import plane_grid, plot_fields, plot_samples, plot_score_fields
 from ncsn.plots.style import Animation, Picture, new_figure, optional, save
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "plot_losses",
     "plot_neighbours",
     "plot_samples",
-    "plot_score_field",
+    "plot_score_fields",
     "save",
     "save_pngs",
 ]

@@ -1,7 +1,7 @@
 """Curves and bars: losses over epochs and noise levels, classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ def plot_losses(curves: Mapping[str, Curve]) -> Figure:
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     _curves(axes, curves)
+    axes.legend()
     finite = [loss for points in curves.values() for _, loss in points if loss > 0]
     scale = "log" if finite and max(finite) > 5 * min(finite) else "linear"
     axes.set(ylabel=LOSS, yscale=scale)
@@ -38,7 +39,9 @@ def plot_levels(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     ``runs`` has rows of :func:`ncsn.evaluation.metrics.losses_per_level` for each model.
     """
     figure = new_figure(6.4, 4.2)
-    _levels(figure.subplots(), runs)
+    axes = figure.subplots()
+    _levels(axes, runs)
+    axes.legend()
     return figure
 
 
@@ -59,6 +62,12 @@ def plot_comparison(
         axes.set(ylabel=metric, yscale="log")
     if levels:
         _levels(panels[-1], levels, colors)
+    named: dict[str, Any] = {}  # one legend: a run has one colour in all panels
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    place: Any = {"loc": "outside lower center", "ncols": min(len(named), num)}
+    figure.legend(list(named.values()), list(named), **place)
     return figure
 
 
@@ -72,7 +81,6 @@ def _curves(
     axes.set(xlabel="epoch")
     axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
 
 
 def _levels(
@@ -84,8 +92,8 @@ def _levels(
         sigma = [row["sigma"] for row in rows]
         losses = [row["loss"] for row in rows]
         errors = [2 * row["loss_standard_error"] for row in rows]
-        label, color = f"{name} (± 2 standard errors)", (colors or {}).get(name)
-        axes.errorbar(sigma, losses, errors, marker=".", label=label, color=color)
+        color = (colors or {}).get(name)
+        axes.errorbar(sigma, losses, errors, marker=".", label=name, color=color)
         for key, (title, style) in LEVEL_STYLES.items():
             if i == 0 and key in rows[0]:
                 values = [row[key] for row in rows]
@@ -94,8 +102,8 @@ def _levels(
     # The references may be many decades away.
     losses = [row["loss"] for rows in runs.values() for row in rows]
     axes.set_ylim(min(losses) / 3, 3 * max(losses))
+    axes.set_title("± 2 standard errors", fontsize="medium")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
 
 
 def plot_classes(training: Tensor, samples: Tensor, title: str) -> Figure:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
+from PIL import ImageDraw, ImageFont, ImageOps
 from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -13,17 +15,19 @@ from torchvision.utils import make_grid
 from ncsn.plots.style import Animation, new_figure
 
 
-def image_grid(images: Tensor, columns: int | None = None) -> Image:
+def image_grid(images: Tensor, columns: int | None = None, caption: str = "") -> Image:
     """Arrange images in a grid, enlarged by a whole factor so that a cell is about 64 pixels.
 
     Args:
         images: uint8, shape ``(n, channels, height, width)``.
         columns: Number of images in a row; by default, the grid is nearly square.
+        caption: Written above the grid, if there is one.
     """
     columns = columns or max(1, round(len(images) ** 0.5))
     factor = max(1, round(64 / images.shape[-1]))
     enlarged = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    return to_pil_image(make_grid(enlarged.cpu(), nrow=columns, padding=2, pad_value=128))
+    grid = to_pil_image(make_grid(enlarged.cpu(), nrow=columns, padding=2, pad_value=128))
+    return _with_caption(grid, caption) if caption else grid
 
 
 def is_png(shape: tuple[int, ...]) -> bool:
@@ -38,19 +42,36 @@ def save_pngs(images: Tensor, directory: Path, first: int = 0) -> None:
         to_pil_image(image).save(directory / f"{number:06d}.png")
 
 
-def animate(frames: Sequence[Tensor], seconds: float = 4.0) -> Animation:
-    """An animation of :func:`image_grid`, which after ``seconds`` rests on its last frame."""
+def _with_caption(image: Image, caption: str) -> Image:
+    """An image below a line of black text on white."""
+    size = 16
+    below = ImageOps.expand(image, (0, 2 * size, 0, 0), "white")
+    font = ImageFont.truetype(findfont("DejaVu Sans"), size)  # comes with matplotlib
+    ImageDraw.Draw(below).text((image.width / 2, size), caption, "black", font, anchor="mm")
+    return below
+
+
+def animate(frames: Sequence[tuple[str, Tensor]], seconds: float = 4.0) -> Animation:
+    """An animation of :func:`image_grid` with captions; after ``seconds`` it rests on its end."""
     durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [2000]
-    return Animation([image_grid(frame) for frame in frames], durations)
+    return Animation([image_grid(frame, caption=name) for name, frame in frames], durations)
 
 
-def plot_annealing(states: Sequence[tuple[float, Tensor]]) -> Figure:
-    """Draw the uint8 samples at the end of each noise level, one row per level."""
+def plot_annealing(states: Sequence[tuple[float, Tensor, Tensor]]) -> Figure:
+    """Draw samples at several noise levels, one row each, beside their denoised estimates.
+
+    Args:
+        states: The noise level, the samples and the estimates, uint8, of shape
+            ``(n, channels, height, width)``.
+    """
     num = len(states[0][1])
-    figure = new_figure(0.8 * num + 1.0, 0.8 * len(states) + 0.4)
-    rows = figure.subplots(len(states), 1, squeeze=False)[:, 0]
-    for axes, (sigma, images) in zip(rows, states, strict=True):
-        _show_row(axes, images, f"{sigma:.3g}")
+    figure = new_figure(0.99 * num + 1.0, 0.55 * len(states) + 0.6)
+    panels = figure.subplots(len(states), 2, squeeze=False)
+    for (left, right), (sigma, noisy, denoised) in zip(panels, states, strict=True):
+        _show_row(left, noisy, f"{sigma:.3g}")
+        _show_row(right, denoised, "")
+    panels[0, 0].set_title("state $x$", fontsize="medium")
+    panels[0, 1].set_title("denoised, $x + \\sigma^2 s(x, \\sigma)$", fontsize="medium")
     figure.supylabel("noise level $\\sigma$", fontsize="medium")
     return figure
 

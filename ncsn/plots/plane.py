@@ -11,47 +11,62 @@ from torch import Tensor
 
 from ncsn.plots.style import DATA_COLOR, SAMPLE_COLOR, new_figure
 
+PANEL_AREA = 11.0  # square inches
+BINS_PER_INCH = 11
+
 
 def plot_samples(data: Tensor | None, samples: Tensor, title: str) -> Figure:
-    """Draw data, ``(n, 2)``, if any, samples, ``(m, 2)``, and the density of the samples."""
-    samples = samples.cpu()
-    clouds = [(samples, SAMPLE_COLOR, title)]
+    """Draw data, ``(n, 2)``, if any, beside samples, ``(m, 2)``: the points, and their density."""
+    clouds = [(samples.cpu(), SAMPLE_COLOR, title)]
     if data is not None:
         clouds.insert(0, (data.cpu(), DATA_COLOR, f"data ({len(data):,} points)"))
     window = clouds[0][0]
-    figure = new_figure(4.3 * (len(clouds) + 1), 3.2)
-    *panels, density_panel = figure.subplots(1, len(clouds) + 1, sharex=True, sharey=True)
-    for axes, (points, color, name) in zip(panels, clouds, strict=True):
-        axes.scatter(points[:, 0], points[:, 1], s=3, c=color, linewidths=0)
-        axes.set_title(name)
-        _plane(axes, window)
-    _plane(density_panel, window)
-    limits = [density_panel.get_xlim(), density_panel.get_ylim()]
-    *_, density = density_panel.hist2d(
-        *samples.T.numpy(), bins=(48, 36), range=limits, density=True
-    )
-    figure.colorbar(density, ax=density_panel, label="density")
-    density_panel.set_title("density of the samples")
+    width, height = _panel_size(window)
+    figure = new_figure(width * len(clouds) + 0.9, 2 * height)
+    above, below = figure.subplots(2, len(clouds), squeeze=False, sharex=True, sharey=True)
+    bins = [round(size * BINS_PER_INCH) for size in (width, height)]
+    extent = torch.stack(_window(window), dim=1).flatten().tolist()
+    histograms = [
+        torch.histogramdd(points, bins, range=extent, density=True).hist for points, *_ in clouds
+    ]
+    highest = max(float(hist.max()) for hist in histograms)
+    for i, (points, color, name) in enumerate(clouds):
+        above[i].scatter(points[:, 0], points[:, 1], s=3, c=color, linewidths=0)
+        above[i].set_title(name)
+        image = below[i].imshow(
+            histograms[i].T, origin="lower", extent=extent, vmin=0, vmax=highest, cmap="viridis"
+        )
+        below[i].set_title("density")
+        for axes in (above[i], below[i]):
+            _plane(axes, window)
+            axes.label_outer()
+    # Beside all panels, so that those below stand under those above.
+    figure.colorbar(image, ax=[*above, *below], label="density", shrink=0.5, anchor=(0, 0))
     return figure
 
 
-def plot_score_field(data: Tensor, x: Tensor, score: Tensor, title: str) -> Figure:
-    """Draw a score field as arrows over the data; the colour shows their length.
+def plot_score_fields(
+    data: Tensor, x: Tensor, fields: Sequence[tuple[float, Tensor]], when: str = ""
+) -> Figure:
+    """Draw score fields as arrows over the data; the colour shows their length.
 
     Args:
         data: Points of the data, shape ``(n, 2)``.
-        x: Where the score was evaluated, shape ``(m, 2)``.
-        score: Its values, shape ``(m, 2)``.
-        title: Title of the picture.
+        x: Where the scores were evaluated, shape ``(m, 2)``.
+        fields: For each panel, the noise level and the score, shape ``(m, 2)``.
+        when: What the titles add to the noise level.
     """
-    data, x, score = data.cpu(), x.cpu(), score.cpu()
-    figure = new_figure(7.2, 4.2)
-    axes = figure.subplots()
-    axes.scatter(data[:, 0], data[:, 1], s=2, c=DATA_COLOR, linewidths=0, alpha=0.4)
-    arrows = _arrows(axes, x, score, scale=32)
-    figure.colorbar(arrows, label="$\\|s_\\theta(x, \\sigma)\\|$")
-    axes.set_title(title)
-    _plane(axes, data)
+    data, x = data.cpu(), x.cpu()
+    width, height = _panel_size(data)
+    figure = new_figure((width + 0.9) * len(fields), height + 0.5)
+    for axes, (sigma, score) in zip(
+        figure.subplots(1, len(fields), squeeze=False)[0], fields, strict=True
+    ):
+        axes.scatter(data[:, 0], data[:, 1], s=2, c=DATA_COLOR, linewidths=0, alpha=0.4)
+        arrows = _arrows(axes, x, score.cpu(), scale=28)
+        figure.colorbar(arrows, ax=axes, label="$\\|s_\\theta(x, \\sigma)\\|$")
+        axes.set_title(f"score at $\\sigma$ = {sigma:.3g}{when}")
+        _plane(axes, data)
     return figure
 
 
@@ -73,7 +88,8 @@ def plot_fields(data: Tensor, x: Tensor, fields: Sequence[tuple[float, Tensor, T
     data, x = data.cpu(), x.cpu()
     num = round(len(x) ** 0.5)
     arrows = torch.arange(len(x)).view(num, num)[:: num // 16, :: num // 16].flatten()
-    figure = new_figure(12.0, 2.5 * len(fields))
+    width, height = _panel_size(data)
+    figure = new_figure(3 * width + 1.6, height * len(fields) + 0.5)
     panels = figure.subplots(len(fields), 3, squeeze=False, sharex=True, sharey=True)
     for row, (sigma, learned, exact) in zip(panels, fields, strict=True):
         learned, exact = learned.cpu().float(), exact.cpu().float()
@@ -91,6 +107,7 @@ def plot_fields(data: Tensor, x: Tensor, fields: Sequence[tuple[float, Tensor, T
         figure.colorbar(drawn, ax=row[2], label="$\\sigma\\,\\|s_\\theta - s^*\\|$")
         for axes in row:
             _plane(axes, data)
+            axes.label_outer()
     return figure
 
 
@@ -104,6 +121,13 @@ def _window(data: Tensor) -> tuple[Tensor, Tensor]:
     low, high = data.amin(dim=0), data.amax(dim=0)
     margin = 0.15 * (high - low)
     return low - margin, high + margin
+
+
+def _panel_size(data: Tensor) -> tuple[float, float]:
+    """Inches of a panel: of the shape of the window, within limits, and always of one area."""
+    low, high = _window(data)
+    ratio = ((high - low)[0] / (high - low)[1]).clamp(0.5, 2.0).item()
+    return (PANEL_AREA * ratio) ** 0.5, (PANEL_AREA / ratio) ** 0.5
 
 
 def _plane(axes: Axes, data: Tensor) -> None:

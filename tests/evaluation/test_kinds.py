@@ -47,7 +47,8 @@ def test_a_grid_of_a_hundred_samples_of_ten_classes_has_a_row_for_each():
     label = torch.arange(100) % 10
     samples = (label / 9 * 2 - 1).view(100, 1, 1, 1).expand(100, 1, 64, 64)
     (grid,) = Images().draw_samples(samples, label).values()
-    centres = pil_to_tensor(grid)[0, 33::66, 33::66].int()
+    above = grid.height - grid.width  # the caption
+    centres = pil_to_tensor(grid)[0, above + 33 :: 66, 33::66].int()
     assert (centres == centres[:, :1]).all()
     assert centres[:, 0].diff().gt(0).all()
 
@@ -89,7 +90,7 @@ def test_points_of_any_dimension_are_compared_and_evaluated(dim, known):
     assert set(pictures) == (in_the_plane if dim == 2 else set()) | of_levels
     assert set(drawn) == ({"samples", "score"} if dim == 2 else set())
     assert kind.draw_data(reference, 10) == {}
-    assert kind.draw_trajectory(Trajectory(), samples) == {}
+    assert kind.draw_trajectory(Trajectory(), samples, lambda x, sigma: x) == {}
 
 
 def test_points_are_compared_although_fewer_are_in_the_training_data_than_held_out():

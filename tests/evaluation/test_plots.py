@@ -25,7 +25,7 @@ def test_a_grid_is_nearly_square_by_default():
 
 
 def test_an_animation_has_its_frames_and_rests_on_the_last(tmp_path):
-    frames = [torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8) for _ in range(5)]
+    frames = [(f"{i}", torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)) for i in range(5)]
     path = plots.save(plots.animate(frames, seconds=1.0), tmp_path / "a")
     assert path == tmp_path / "a.gif"
     with Image.open(path) as gif:
@@ -47,15 +47,45 @@ def test_pictures_are_written_as_png_into_new_directories(tmp_path):
 
 def test_figures_label_their_axes():
     points = torch.randn(50, 2)
-    score = plots.plot_score_field(points, points, -points, "field")
+    score = plots.plot_score_fields(points, points, [(1.0, -points), (0.1, -points)])
     samples = plots.plot_samples(points, points, "samples")
     losses = plots.plot_losses({"train": [(1, 2.0), (2, 1.0)], "validation": [(2, 1.5)]})
     for figure in (score, samples, losses):
-        for axes in figure.axes[:2]:
-            assert axes.get_xlabel() or axes.get_ylabel()
+        for axes in figure.axes[:2]:  # panels that share an axis name it once
+            assert any(each.get_xlabel() for each in axes.get_shared_x_axes().get_siblings(axes))
+            assert any(each.get_ylabel() for each in axes.get_shared_y_axes().get_siblings(axes))
     black = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
-    annealing = plots.plot_annealing([(1.0, black), (0.1, black)])
-    assert [axes.get_ylabel() for axes in annealing.axes] == ["1", "0.1"]
+    annealing = plots.plot_annealing([(1.0, black, black), (0.1, black, black)])
+    assert [axes.get_ylabel() for axes in annealing.axes] == ["1", "", "0.1", ""]
+    assert [bool(axes.get_title()) for axes in annealing.axes] == [True, True, False, False]
+
+
+def test_a_caption_stands_above_the_grid_and_changes_nothing_in_it():
+    images = torch.randint(0, 256, (9, 1, 8, 8), dtype=torch.uint8)
+    plain = pil_to_tensor(plots.image_grid(images))
+    with_caption = pil_to_tensor(plots.image_grid(images, caption="σ = 0.1, step 1,000"))
+    above = with_caption.shape[1] - plain.shape[1]
+    assert above > 0
+    assert torch.equal(with_caption[:, above:], plain)
+    assert (with_caption[:, :above] < 100).any()  # black on white
+    assert (with_caption[:, :above] == 255).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("stretch", [(1.0, 1.0), (4.0, 1.0), (1.0, 3.0)])
+def test_points_stand_beside_data_in_a_figure_of_their_shape(stretch):
+    data = torch.rand(1000, 2) * torch.tensor(stretch)
+    figure = plots.plot_samples(data, data.flip(0), "samples")
+    figure.draw_without_rendering()
+    top = [axes for axes in figure.axes if axes.get_title() in ("data (1,000 points)", "samples")]
+    densities = [axes for axes in figure.axes if axes.get_title() == "density"]
+    assert len(top) == len(densities) == 2
+    first, second = (axes.images[0] for axes in densities)
+    assert first.get_clim() == second.get_clim()  # one scale, so that colours compare
+    assert (first.get_array() == second.get_array()).all()
+    for axes in top:  # little of the figure is empty
+        box, given = axes.get_position(), axes.get_subplotspec().get_position(figure)
+        assert box.width > 0.6 * given.width
+        assert box.height > 0.6 * given.height
 
 
 def test_a_learned_field_that_is_exact_can_be_drawn(tmp_path):

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +15,12 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ncsn.data.checks import check_data, check_labels, check_range
 from ncsn.evaluation import Kind, Reference, kind_of
-from ncsn.evaluation.features import FeatureName, load_features
+from ncsn.evaluation.features import (
+    FeatureName,
+    FeatureNetwork,
+    load_features,
+    read_features,
+)
 from ncsn.exact import ExactScore
 from ncsn.levels import largest_distance
 from ncsn.random import global_seed
@@ -83,11 +89,12 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         data_diameter: Largest distance between two examples, likewise: NCSNv2's choice of σ_max.
             Of more than 4,096 examples, it is the largest that a search finds.
         exact: The density that the data was drawn from, where it is known.
-        feature_network: The shipped feature network in which samples are compared, if any.
+        feature_network: The shipped feature network in which samples are compared, or the file of
+            one (``--features``), if any.
     """
 
     exact: ExactScore | None = None
-    feature_network: FeatureName | None = None
+    feature_network: FeatureName | Path | None = None
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
@@ -145,9 +152,34 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     def reference(self, split: str) -> Reference:
         """What samples are compared with; ``split``, ``"val"`` or ``"test"``, is held out."""
-        train = self.splits["train"]
-        features = load_features(self.feature_network) if self.feature_network else None
-        return Reference(train.data, train.labels, self.splits[split].data, self.exact, features)
+        train, held_out = self.splits["train"], self.splits[split]
+        return Reference(
+            *(train.data, train.labels, held_out.data, self.exact, self.features),
+            held_out_labels=held_out.labels,
+        )
+
+    @cached_property
+    def features(self) -> FeatureNetwork | None:
+        """The feature network in which samples are compared.
+
+        Raises:
+            ValueError: If it is not for such data.
+            OSError: If its file cannot be read.
+        """
+        which = self.feature_network
+        if not isinstance(which, Path):
+            return load_features(which) if which else None
+        if len(self.data_shape) != 3:
+            raise ValueError(
+                f"--features {which} is for images, and {type(self).__name__} has points"
+            )
+        network = read_features(which)
+        if network.channels != self.data_shape[0]:
+            raise ValueError(
+                f"--features {which} takes images of {network.channels} channels, and those of "
+                f"{type(self).__name__} have {self.data_shape[0]}"
+            )
+        return network
 
     @property
     def num_classes(self) -> int:

@@ -36,6 +36,7 @@ class Reference:
         held_out: Validation or test examples.
         exact: The density that the data was drawn from, if it is known.
         features: The feature network in which images are compared, if there is one.
+        held_out_labels: Classes of the held-out examples.
     """
 
     train: Tensor
@@ -43,6 +44,7 @@ class Reference:
     held_out: Tensor
     exact: ExactScore | None = None
     features: "FeatureNetwork | None" = None
+    held_out_labels: Tensor | None = None
 
 
 class Model(NamedTuple):

@@ -18,7 +18,7 @@ SETTINGS = (
     *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
 )  # of a config, on which every step depends; so does all of the data and of the average
-DATA_FILES = (".csv", ".npy", ".npz", ".pt")  # which are no configs
+DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".safetensors")  # which are no configs
 TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
 
 

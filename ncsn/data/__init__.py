@@ -1,7 +1,8 @@
 """Datamodules: densities in the plane, 8x8 digits, public images, and a user's own files."""
 
 from ncsn.data.arrays import ArrayDataModule
-from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.base import InMemoryDataModule
+from ncsn.data.batches import TensorBatches
 from ncsn.data.digits import DigitsDataModule
 from ncsn.data.folder import ImageFolderDataModule
 from ncsn.data.mnist import MNISTDataModule

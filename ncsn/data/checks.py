@@ -21,12 +21,15 @@ def check_range(name: str, value: float | None, low: float, high: float = math.i
         raise ValueError(f"data.{name} must be at least {low:g} and {limit}, got {value}")
 
 
-def check_memory(what: str, needed: int) -> None:
+def check_memory(
+    what: str, needed: int, remedy: str = "data is held in memory, it is not read by workers"
+) -> None:
     """Check that data fits into memory.
 
     Args:
         what: The option and the value that name the data.
         needed: Bytes that are needed.
+        remedy: What the user can do, or has to know.
 
     Raises:
         MemoryError: If the machine has less memory available.
@@ -35,7 +38,7 @@ def check_memory(what: str, needed: int) -> None:
     if needed > available:
         raise MemoryError(
             f"{what} needs {needed / 1e9:.3g} GB of memory, and {available / 1e9:.3g} GB are "
-            "available: data is held in memory, it is not read by workers"
+            f"available: {remedy}"
         )
 
 

@@ -18,6 +18,7 @@ SETTINGS = (
     *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
 )  # of a config, on which every step depends; so does all of the data and of the average
+WHEREABOUTS = ("data.data_dir", "data.in_memory", "data.num_workers")  # on which no step depends
 DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".safetensors")  # which are no configs
 TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
 
@@ -99,7 +100,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return [
         f"{key}={new.get(key)} (was {old.get(key)})"
         for key in dict.fromkeys((*old, *new))
-        if (key in SETTINGS or key.startswith(("data.", "ema."))) and key != "data.data_dir"
+        if (key in SETTINGS or key.startswith(("data.", "ema."))) and key not in WHEREABOUTS
         if old.get(key) != new.get(key)
     ]
 

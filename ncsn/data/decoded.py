@@ -233,5 +233,7 @@ class ImageDataModule(InMemoryDataModule):
     def data_diameter(self) -> float:
         """The largest distance between two of the first 4,096 training images."""
         stored = self.splits["train"].data
+        if stored.dtype != torch.uint8:
+            return super().data_diameter
         num = min(FIRST, max(1, FIRST_BYTES // stored[0].numel()))
         return largest_distance(self.kind.decode(stored[:num]))

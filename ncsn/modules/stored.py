@@ -19,7 +19,7 @@ SETTINGS = (
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
 )  # of a config, on which every step depends; so does all of the data and of the average
 WHEREABOUTS = ("data.data_dir", "data.in_memory", "data.num_workers")  # on which no step depends
-DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".safetensors")  # which are no configs
+DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".parquet", ".safetensors")  # which are no configs
 TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
 
 

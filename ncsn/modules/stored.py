@@ -72,7 +72,7 @@ def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
 
 def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for another network, ladder, optimizer or schedule."""
-    if "loops" not in checkpoint:
+    if "optimizer_states" not in checkpoint:
         raise ValueError(
             "the checkpoint has weights alone (save_weights_only), so fit cannot resume from it; "
             "test and predict can use it"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from support.commands import QUICK, error_line, smoke
 from support.own_data import write_images
+from support.ranks import start_ranks, wait_for_ranks
 from support.runs import assert_same, load_last
 
 FOLDER = (
@@ -41,6 +42,16 @@ def test_a_training_is_the_same_in_memory_and_by_workers_and_when_it_is_resumed(
         assert_same(weights, trained(version))
     said = [str(each.message) for each in recwarn]
     assert not [text for text in said if "will not end exactly" in text or "resumed with" in text]
+
+
+def test_two_ranks_train_the_same_in_memory_and_by_workers(server):
+    write_images()
+    for where in (MEMORY, WORKERS):
+        log = Path("ranks.txt")
+        short = ("--trainer.max_epochs", 1, "--trainer.limit_val_batches", 1)
+        ranks = start_ranks(server, 2, ("fit", *FOLDER, *short, *where), log)
+        assert wait_for_ranks(ranks) == [0, 0], log.read_text()[-3000:]
+    assert_same(trained(1), trained(0))
 
 
 def test_a_signal_to_all_processes_saves_and_leaves_no_worker(server):

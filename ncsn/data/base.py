@@ -128,9 +128,10 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     def reference(self, split: str) -> Reference:
         """What samples are compared with; ``split``, ``"val"`` or ``"test"``, is held out."""
         train, held_out = self.splits["train"], self.splits[split]
+        labels, held_out_labels = (each.labels[: len(each.data)] for each in (train, held_out))
         return Reference(
-            *(train.data, train.labels, held_out.data, self.exact, self.features),
-            held_out_labels=held_out.labels,
+            *(train.data, labels, held_out.data, self.exact, self.features),
+            held_out_labels=held_out_labels,
             notes=train.notes,
         )
 

@@ -69,9 +69,7 @@ def check_data(
             distances are not finite in float32.
     """
     data = torch.as_tensor(data)
-    if not len(data):
-        fraction = "test_fraction" if split == "test" else "val_fraction"
-        raise ValueError(f"the {split} data is empty: change data.{fraction}")
+    check_size(split, len(data))
     if tuple(data.shape[1:]) != tuple(data_shape):
         raise ValueError(
             f"the {split} data has examples of shape {tuple(data.shape[1:])}, but data_shape is "
@@ -83,6 +81,13 @@ def check_data(
     elif data.is_floating_point():
         raise ValueError(f"the {split} images must be uint8, from 0 to 255, got {data.dtype}")
     return _convert(data, stored_dtype, f"{split} data")
+
+
+def check_size(split: str, num: int) -> None:
+    """Raise a ``ValueError`` if a split has no examples."""
+    if not num:
+        fraction = "test_fraction" if split == "test" else "val_fraction"
+        raise ValueError(f"the {split} data is empty: change data.{fraction}")
 
 
 def check_labels(split: str, labels: Any, num: int) -> Tensor:

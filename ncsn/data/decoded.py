@@ -33,12 +33,13 @@ class Pictures(ABC):
     """Encoded images, and how they become tensors of one size.
 
     Args:
+        option: The option that names them, with its value, for messages.
         size: Height and width, or None for that of the images.
         grayscale: Whether images are grey, with one channel, instead of coloured, with three.
     """
 
-    def __init__(self, size: int | None, grayscale: bool) -> None:
-        self.size, self.mode = size, "L" if grayscale else "RGB"
+    def __init__(self, option: str, size: int | None, grayscale: bool) -> None:
+        self.option, self.size, self.mode = option, size, "L" if grayscale else "RGB"
 
     @abstractmethod
     def open(self, number: int) -> Image.Image:
@@ -66,15 +67,12 @@ class Pictures(ABC):
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if pixels.ndim == 2 else pixels.movedim(2, 0)
 
-    def decode_all(
-        self, numbers: list[int], use: Callable[[int, Tensor], None], what: str
-    ) -> None:
+    def decode_all(self, numbers: list[int], use: Callable[[int, Tensor], None]) -> None:
         """Decode images in threads, with a progress bar, and call ``use(i, image)`` for each.
 
         Args:
             numbers: Which, in order.
             use: Called by several threads with an index in ``numbers`` and an image.
-            what: What is read, for the progress bar.
 
         Raises:
             ValueError: If one cannot be read, or is of another size.
@@ -94,7 +92,8 @@ class Pictures(ABC):
         with ThreadPool(min(16, os.cpu_count() or 1)) as pool:
             done = pool.imap(read, range(len(numbers)))
             silent = bool(rank_zero_only.rank)  # type: ignore[attr-defined]
-            for _ in track(done, f"Reading {what}", len(numbers), disable=silent):
+            what = f"Reading {self.option.partition(' ')[2]}"
+            for _ in track(done, what, len(numbers), disable=silent):
                 pass
 
 
@@ -136,7 +135,9 @@ class DecodedImages(TensorBatches):
         """The first images, which statistics and comparisons make do with."""
         first = self.pictures.decode(int(self.numbers[0]))
         num = min(len(self), FIRST, max(1, FIRST_BYTES // first.numel()))
-        return self.__getitems__(list(range(num)))[0]
+        data = torch.empty((num, *first.shape), dtype=torch.uint8)
+        self.pictures.decode_all(self.numbers[:num].tolist(), data.__setitem__)
+        return data
 
     def count_values(self) -> Tensor:
         """Counted when they were read for the first time."""
@@ -144,6 +145,7 @@ class DecodedImages(TensorBatches):
 
     def checked(self, name: str, data_shape: tuple[int, ...], dtype: torch.dtype) -> TensorBatches:
         """The images themselves: they were checked when they were read for the first time."""
+        checks.check_size(name, len(self))
         self.labels = checks.check_labels(name, self.labels, len(self))
         return self
 
@@ -189,13 +191,12 @@ class ImageDataModule(InMemoryDataModule):
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
         self.in_memory, self.num_workers = in_memory, num_workers
 
-    def split(self, pictures: Pictures, labels: Tensor, option: str) -> dict[str, TensorBatches]:
+    def split(self, pictures: Pictures, labels: Tensor) -> dict[str, TensorBatches]:
         """The images in random order, in memory or not.
 
         Args:
             pictures: The images.
             labels: Their classes, shape ``(n,)``.
-            option: The option that names them, with its value, for messages.
 
         Raises:
             ValueError: If one of them cannot be read, or sizes differ.
@@ -209,9 +210,9 @@ class ImageDataModule(InMemoryDataModule):
         fractions = self.val_fraction, self.test_fraction
         if in_memory:
             remedy = "leave out --data.in_memory, and they are read by workers"
-            checks.check_memory(option, needed, remedy)
+            checks.check_memory(pictures.option, needed, remedy)
             data = torch.empty((len(labels), *shape), dtype=torch.uint8)
-            pictures.decode_all(numbers, data.__setitem__, option.partition(" ")[2])
+            pictures.decode_all(numbers, data.__setitem__)
             return split_in_order(data, labels[order], *fractions)
         sizes = split_sizes(len(labels), *fractions)
         counts, lock = torch.zeros(256, dtype=torch.int64), threading.Lock()
@@ -222,7 +223,7 @@ class ImageDataModule(InMemoryDataModule):
                 with lock:
                     counts.add_(found)
 
-        pictures.decode_all(numbers, count, option.partition(" ")[2])
+        pictures.decode_all(numbers, count)
         train, val, test = (
             DecodedImages(pictures, part, labels[part], self.num_workers, counts)
             for part in order.split(sizes)

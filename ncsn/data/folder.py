@@ -44,15 +44,18 @@ class ImageFolderDataModule(ImageDataModule):
             MemoryError: If they have to be in memory, and do not fit.
         """
         files, classes = list_images(self.folder)
-        pictures = ImageFiles(files, self.size, self.grayscale)
-        return self.split(pictures, torch.tensor(classes), f"--data.folder {self.folder}")
+        option = f"--data.folder {self.folder}"
+        pictures = ImageFiles(files, option, self.size, self.grayscale)
+        return self.split(pictures, torch.tensor(classes))
 
 
 class ImageFiles(Pictures):
     """Images in files."""
 
-    def __init__(self, files: Sequence[Path], size: int | None, grayscale: bool) -> None:
-        super().__init__(size, grayscale)
+    def __init__(
+        self, files: Sequence[Path], option: str, size: int | None, grayscale: bool
+    ) -> None:
+        super().__init__(option, size, grayscale)
         # One array: workers would copy the memory of a list, piece by piece.
         self.files = np.array([os.fsencode(file) for file in files])
 

@@ -69,7 +69,7 @@ class HuggingFaceDataModule(ImageDataModule):
             if len(columns) > 1:
                 raise ValueError(f"{option}: choose one of the columns with --data.columns")
             pictures = ImageColumn(table, columns[0], option, self.size, self.grayscale)
-            return self.split(pictures, labels, option)
+            return self.split(pictures, labels)
         if self.size is not None or self.grayscale:
             raise ValueError(f"{option}: --data.size and --data.grayscale are for image columns")
         check_memory(option, 2 * (table.data.nbytes or 0))  # in two orders
@@ -129,8 +129,8 @@ class ImageColumn(Pictures):
     def __init__(
         self, table: Any, column: str, option: str, size: int | None, grayscale: bool
     ) -> None:
-        super().__init__(size, grayscale)
-        self.table, self.column, self.option = table.select_columns([column]), column, option
+        super().__init__(option, size, grayscale)
+        self.table, self.column = table.select_columns([column]), column
 
     def open(self, number: int) -> Image.Image:
         """Open an image."""

@@ -493,12 +493,25 @@ def test_an_image_that_no_worker_could_read_is_found_at_the_start():
         load_folder(in_memory=False)
 
 
-def test_an_evaluation_says_that_it_sees_a_part_of_the_training_images(monkeypatch):
-    monkeypatch.setattr(decoded, "FIRST", 20)
+def test_an_empty_split_is_refused_also_where_workers_read():
     write_images("images")
-    data = load_folder(in_memory=False)[2]
-    reference = data.reference("test")
-    assert len(reference.train) == 20
+    with pytest.raises(ValueError, match=r"the val data is empty: change data\.val_fraction"):
+        ImageFolderDataModule(Path("images"), val_fraction=0.001, in_memory=False).setup("fit")
+
+
+@pytest.mark.parametrize(("first", "num_train", "num_test"), [(20, 20, 4), (3, 3, 3)])
+def test_an_evaluation_says_that_it_sees_a_part_of_the_training_images(
+    first, num_train, num_test, monkeypatch
+):
+    monkeypatch.setattr(decoded, "FIRST", first)
+    write_images("images/ash", COLOUR[:15])
+    write_images("images/birch", COLOUR[15:])
+    data = ImageFolderDataModule(Path("images"), batch_size=4, in_memory=False)
+    reference, whole = data.reference("test"), load_folder(in_memory=True)[2].reference("test")
+    for name, num in {"train": num_train, "labels": num_train}.items():
+        assert torch.equal(getattr(reference, name), getattr(whole, name)[:num])
+    for name in ("held_out", "held_out_labels"):
+        assert torch.equal(getattr(reference, name), getattr(whole, name)[:num_test])
     notes = data.kind.notes(reference)
-    assert notes["training_data"] == "the first 20 of 32 images, which are not in memory"
-    assert "training_data" not in data.kind.notes(load_folder()[2].reference("test"))
+    assert notes["training_data"] == f"the first {first} of 32 images, which are not in memory"
+    assert "training_data" not in data.kind.notes(whole)

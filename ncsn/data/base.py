@@ -146,7 +146,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         which = self.feature_network
         if not isinstance(which, Path):
             return load_features(which) if which else None
-        if len(self.data_shape) != 3:
+        if self.kind.stored_dtype.is_floating_point:
             raise ValueError(
                 f"--features {which} is for images, and {type(self).__name__} has points"
             )

@@ -4,6 +4,7 @@ They run in their order, in one directory with the configs and a user's files; t
 samples are short.
 """
 
+import json
 import re
 import shlex
 import sys
@@ -48,6 +49,20 @@ def run_all(page, cli, skip=()):
     return len(found)
 
 
+def run_number(run):
+    """N of version_N."""
+    return int(run.name.removeprefix("version_"))
+
+
+def write_module(page, name, monkeypatch):
+    """Write the Python of a page to a module in the working directory; returns its lines of code."""
+    text = (GUIDES / page).read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    Path(f"{name}.py").write_text(code)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return sum(bool(line) for line in code.splitlines())
+
+
 @pytest.fixture(autouse=True)
 def a_users_directory(tmp_path, monkeypatch):
     """The configs, and the files that the pages name."""
@@ -58,15 +73,11 @@ def a_users_directory(tmp_path, monkeypatch):
     write_fashion()
     write_fashion("data/KMNIST/raw")
     train = DigitsDataModule().splits["train"]
-    np.save("few.npy", train.data[:300].numpy())
     np.savez("labelled.npz", samples=train.data[:100].numpy(), labels=train.labels[:100].numpy())
 
 
 def test_the_commands_on_data_train_models(cli, monkeypatch):
-    (code,) = re.findall(r"^```python\n(.*?)^```", (GUIDES / "data.md").read_text(), re.M | re.S)
-    assert len(code.splitlines()) <= 10
-    Path("my_data.py").write_text(code)
-    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+    assert write_module("data.md", "my_data", monkeypatch) < 10
     assert run_all("data.md", cli, skip=["HuggingFaceDataModule"]) == 6
 
 
@@ -84,6 +95,7 @@ def test_the_command_on_hugging_face_trains_a_model(cli, monkeypatch):
 def test_the_commands_on_evaluation_evaluate(cli, capsys, monkeypatch):
     monkeypatch.setattr(classifier, "NUM_EPOCHS", 1)
     monkeypatch.setattr(classifier, "NUM_SPLITS", 1)
+    write_module("evaluate.md", "memory", monkeypatch)
     Path("pngs").mkdir()
     for i, image in enumerate(np.random.default_rng(0).integers(256, size=(30, 16, 16))):
         Image.fromarray(image.astype(np.uint8)).save(f"pngs/{i}.png")
@@ -91,3 +103,8 @@ def test_the_commands_on_evaluation_evaluate(cli, capsys, monkeypatch):
     output = capsys.readouterr().out
     for text in ("in pixels", "TREES-FD", "classifier accuracy", "memorisation rate"):
         assert text in output
+    runs = Path("lightning_logs/evaluation").iterdir()
+    report = json.loads((max(runs, key=run_number) / "evaluation.json").read_text())
+    copies = report["estimates"]["memorisation_rate"]
+    assert copies["value"] > 0.95
+    assert copies["floor"] < 0.05

@@ -55,7 +55,7 @@ def run_number(run):
 
 
 def write_module(page, name, monkeypatch):
-    """Write the Python of a page to a module in the working directory; returns its lines of code."""
+    """Write the Python of a page to a module here; returns its number of lines."""
     text = (GUIDES / page).read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
     Path(f"{name}.py").write_text(code)

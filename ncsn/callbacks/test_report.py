@@ -14,6 +14,7 @@ from torchmetrics import CatMetric
 from ncsn import plots
 from ncsn.callbacks.common import data_of, evaluating, model_of, monitored, write_pictures
 from ncsn.evaluation import Kind, Reference, Report
+from ncsn.evaluation.classifier import classifier_accuracy
 from ncsn.evaluation.images import inception_distance
 from ncsn.exact import Empirical
 from ncsn.random import SampleGenerator, global_seed
@@ -36,6 +37,8 @@ class TestReport(Callback):
         num_likelihood_examples: Number of test examples whose log likelihood is computed, if the
             model has one; by default 1,000 points or 128 images; 0 for none.
         inception: Whether to compute Inception's FID as well, which needs its weights.
+        with_classifier: Whether to compute
+            :func:`ncsn.evaluation.classifier.classifier_accuracy` as well.
     """
 
     __test__ = False  # not one of pytest's
@@ -45,9 +48,10 @@ class TestReport(Callback):
         num_samples: int | None = None,
         num_likelihood_examples: int | None = None,
         inception: bool = False,
+        with_classifier: bool = False,
     ) -> None:
         self.num_samples, self.num_likelihood_examples = num_samples, num_likelihood_examples
-        self.inception = inception
+        self.inception, self.with_classifier = inception, with_classifier
         self.directory = Path()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -160,6 +164,9 @@ class TestReport(Callback):
         report.estimates |= estimates
         if self.inception:
             report.estimates |= inception_distance(samples, reference)
+        labels = module.labels_in_turn(0, len(samples))
+        if self.with_classifier and labels is not None:
+            report.estimates |= classifier_accuracy(kind.encode(samples), labels, reference)
         return pictures
 
 

@@ -53,6 +53,7 @@ def test(
     num_samples: int | None = None,
     num_likelihood_examples: int | None = None,
     inception: bool = False,
+    classifier_accuracy: bool = False,
 ) -> None:
     """Evaluate a model: its loss, samples, likelihood, and its loss at each noise level.
 
@@ -65,12 +66,17 @@ def test(
         num_likelihood_examples: Number of test examples whose log likelihood an NCSN computes, by
             default 1,000 points or 128 images; 0 for none.
         inception: Whether to compute Inception's FID as well, which needs its weights.
+        classifier_accuracy: Whether to train a classifier on samples of a class-conditional
+            model, and to test it on the data.
     """
     _check_positive("num_samples", num_samples)
-    if inception and not isinstance(cli.datamodule.kind, Images):
-        raise ValueError("--inception is for images: leave it out")
+    for name, wanted in (("inception", inception), ("classifier_accuracy", classifier_accuracy)):
+        if wanted and not isinstance(cli.datamodule.kind, Images):
+            raise ValueError(f"--{name} is for images: leave it out")
+    if classifier_accuracy and not cli.model.network.num_classes:
+        raise ValueError("--classifier_accuracy is for class-conditional models: leave it out")
     _check(cli)
-    report = TestReport(num_samples, num_likelihood_examples, inception)
+    report = TestReport(num_samples, num_likelihood_examples, inception, classifier_accuracy)
     cli.trainer.callbacks.append(report)  # type: ignore[attr-defined]
     cli.trainer.test(cli.model, cli.datamodule, cli.checkpoint, verbose=False, weights_only=True)
 

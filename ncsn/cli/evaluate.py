@@ -32,14 +32,19 @@ def run(args: list[str]) -> None:
     parser.add_argument("--config", action="config", help="A config with data")
     parser.add_lightning_class_args(InMemoryDataModule, "data", subclass_mode=True, required=False)
     parser.add_argument("--features", type=Path | None, help="A file that ncsn features fit wrote")
+    text = "Whether to train a classifier on the labels of the samples, and test it on the data"
+    parser.add_argument("--classifier_accuracy", type=bool, default=False, help=text)
     parser.add_argument("--name", default="evaluation", help="Name of the run in lightning_logs")
     config = parser.parse_args(args)
     if config.data is None:
         raise ValueError("evaluate compares with data: give --config CONFIG or --data CLASS")
     data: InMemoryDataModule = parser.instantiate_classes(config).data
+    data.feature_network = config.features or data.feature_network
     data.prepare_data()
     reference, name = data.reference("test"), type(data).__name__
-    report, pictures = evaluate_samples(config.samples, name, reference, config.features)
+    report, pictures = evaluate_samples(
+        config.samples, name, reference, config.classifier_accuracy
+    )
     logger = RunLogger("lightning_logs", name=config.name)
     logger.claim()
     report.write(Path(logger.log_dir), pictures)

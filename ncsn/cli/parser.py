@@ -136,6 +136,8 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--pretrained", choices=PRETRAINED, help="A model of the package, as --ckpt_path"
         )
+        text = "A file that ncsn features fit wrote: images are compared in its features"
+        parser.add_argument("--features", type=Path | None, help=text)
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(RichProgressBar, "progress_bar")
         parser.add_lightning_class_args(ModelCheckpoint, "best")
@@ -244,6 +246,9 @@ class CLI(LightningCLI):
             cause = root_cause(error)
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
             raise ValueError(f"the config cannot be used: {kind}{cause}") from cause
+        if self.config.features is not None:
+            self.datamodule.feature_network = self.config.features
+            _ = self.datamodule.features  # refuses what does not fit the data
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.score = halve_when_out_of_memory(self.model.score)
         if self.trainer.gradient_clip_val:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.base import InMemoryDataModule
+from ncsn.data.batches import TensorBatches
 from ncsn.data.checks import check_memory
 from ncsn.data.splits import check_split, random_order, split_in_order
 from ncsn.evaluation.files import is_number

@@ -1,68 +1,35 @@
-"""A datamodule for data that fits into memory, batched without touching single examples."""
+"""A datamodule: statistics, splits, batches, and an order of the data that resumes exactly."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
-from itertools import islice
-from typing import Any
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
-from ncsn.data.checks import check_data, check_labels, check_range
+from ncsn.data.batches import (
+    Batch,
+    LazyLoader,
+    ResumableSampler,
+    TensorBatches,
+    ignore_signals,
+    no_collate,
+)
+from ncsn.data.checks import check_range
 from ncsn.evaluation import Kind, Reference, kind_of
-from ncsn.evaluation.features import FeatureName, load_features
+from ncsn.evaluation.features import (
+    FeatureName,
+    FeatureNetwork,
+    load_features,
+    read_features,
+)
 from ncsn.exact import ExactScore
 from ncsn.levels import largest_distance
 from ncsn.random import global_seed
-
-Batch = tuple[Tensor, Tensor]
-
-
-class TensorBatches(Dataset[Batch]):
-    """Data and labels in two tensors, from which a batch is taken by one indexing operation.
-
-    Data are uint8 images or float points, ``(n, *event)``, and labels are integers, ``(n,)``.
-    """
-
-    def __init__(self, data: Tensor, labels: Tensor) -> None:
-        self.data, self.labels = data, labels
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.data[index], self.labels[index]
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """The batch of the given examples; the loader prefers this to ``__getitem__``."""
-        rows = torch.tensor(indices)
-        return self.data[rows], self.labels[rows]
-
-
-class ResumableSampler(DistributedSampler[Batch]):
-    """Shards the examples among ranks, and skips those that an interrupted epoch has had.
-
-    Lightning stores the number of batches that an epoch has had, but would repeat them.
-    """
-
-    trainer: pl.Trainer | None = None
-    batch_size = 0
-
-    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
-        # A generator: this runs when the first batch is asked for, and the count is right.
-        done = 0
-        if self.trainer is not None:
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        yield from islice(super().__iter__(), done * self.batch_size, None)
-
-
-def no_collate(batch: Any) -> Any:
-    """Return the batch: :class:`TensorBatches` makes whole batches."""
-    return batch
 
 
 class InMemoryDataModule(pl.LightningDataModule, ABC):
@@ -83,11 +50,12 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         data_diameter: Largest distance between two examples, likewise: NCSNv2's choice of σ_max.
             Of more than 4,096 examples, it is the largest that a search finds.
         exact: The density that the data was drawn from, where it is known.
-        feature_network: The shipped feature network in which samples are compared, if any.
+        feature_network: The shipped feature network in which samples are compared, or the file of
+            one (``--features``), if any.
     """
 
     exact: ExactScore | None = None
-    feature_network: FeatureName | None = None
+    feature_network: FeatureName | Path | None = None
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
@@ -102,15 +70,29 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     @cached_property
     def data_mean(self) -> float:
         """See :class:`InMemoryDataModule`."""
-        sums = (part.sum(dtype=torch.float64).item() for part in self._training_parts())
-        return math.fsum(sums) / self.splits["train"].data.numel()
+        return self._moments[0]
 
     @cached_property
     def data_std(self) -> float:
         """See :class:`InMemoryDataModule`."""
-        squares = ((part - self.data_mean).square() for part in self._training_parts())
-        total = math.fsum(part.sum(dtype=torch.float64).item() for part in squares)
-        return math.sqrt(total / (self.splits["train"].data.numel() - 1))
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[float, float]:
+        """Mean and standard deviation over all values."""
+        train = self.splits["train"]
+        if train.data.dtype == torch.uint8:
+            counts = train.count_values().double()
+            values = self.kind.decode(torch.arange(256, dtype=torch.uint8)).double()
+            mean = (counts @ values / counts.sum()).item()
+            total, num = (counts @ (values - mean).square()).item(), counts.sum().item()
+        else:
+            num = train.data.numel()
+            sums = (part.sum(dtype=torch.float64).item() for part in self._training_parts())
+            mean = math.fsum(sums) / num
+            squares = ((part - mean).square() for part in self._training_parts())
+            total = math.fsum(part.sum(dtype=torch.float64).item() for part in squares)
+        return mean, math.sqrt(total / (num - 1))
 
     @cached_property
     def data_diameter(self) -> float:
@@ -145,9 +127,36 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     def reference(self, split: str) -> Reference:
         """What samples are compared with; ``split``, ``"val"`` or ``"test"``, is held out."""
-        train = self.splits["train"]
-        features = load_features(self.feature_network) if self.feature_network else None
-        return Reference(train.data, train.labels, self.splits[split].data, self.exact, features)
+        train, held_out = self.splits["train"], self.splits[split]
+        labels, held_out_labels = (each.labels[: len(each.data)] for each in (train, held_out))
+        return Reference(
+            *(train.data, labels, held_out.data, self.exact, self.features),
+            held_out_labels=held_out_labels,
+            notes=train.notes,
+        )
+
+    @cached_property
+    def features(self) -> FeatureNetwork | None:
+        """The feature network in which samples are compared.
+
+        Raises:
+            ValueError: If it is not for such data.
+            OSError: If its file cannot be read.
+        """
+        which = self.feature_network
+        if not isinstance(which, Path):
+            return load_features(which) if which else None
+        if self.kind.stored_dtype.is_floating_point:
+            raise ValueError(
+                f"--features {which} is for images, and {type(self).__name__} has points"
+            )
+        network = read_features(which)
+        if network.channels != self.data_shape[0]:
+            raise ValueError(
+                f"--features {which} takes images of {network.channels} channels, and those of "
+                f"{type(self).__name__} have {self.data_shape[0]}"
+            )
+        return network
 
     @property
     def num_classes(self) -> int:
@@ -176,11 +185,9 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
             raise ValueError(
                 f"data_shape must be (dim,) or (channels, height, width), got {self.data_shape}"
             )
-        checked = {}
-        for name, each in self._loaded.items():
-            data = check_data(name, each.data, self.data_shape, self.kind.stored_dtype)
-            checked[name] = TensorBatches(data, check_labels(name, each.labels, len(data)))
-        return checked
+        dtype = self.kind.stored_dtype
+        loaded = self._loaded.items()
+        return {name: each.checked(name, self.data_shape, dtype) for name, each in loaded}
 
     def setup(self, stage: str) -> None:
         """Load the data, once.
@@ -221,8 +228,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         )
         if shuffle and isinstance(trainer, pl.Trainer):
             sampler.trainer, sampler.batch_size = trainer, self.batch_size
-        return DataLoader(
+        workers = self.splits[split].num_workers
+        return LazyLoader(
             self.splits[split],
+            num_workers=workers,
+            worker_init_fn=ignore_signals if workers else None,
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=shuffle,

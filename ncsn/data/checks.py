@@ -21,12 +21,15 @@ def check_range(name: str, value: float | None, low: float, high: float = math.i
         raise ValueError(f"data.{name} must be at least {low:g} and {limit}, got {value}")
 
 
-def check_memory(what: str, needed: int) -> None:
+def check_memory(
+    what: str, needed: int, remedy: str = "data is held in memory, it is not read by workers"
+) -> None:
     """Check that data fits into memory.
 
     Args:
         what: The option and the value that name the data.
         needed: Bytes that are needed.
+        remedy: What the user can do, or has to know.
 
     Raises:
         MemoryError: If the machine has less memory available.
@@ -35,7 +38,7 @@ def check_memory(what: str, needed: int) -> None:
     if needed > available:
         raise MemoryError(
             f"{what} needs {needed / 1e9:.3g} GB of memory, and {available / 1e9:.3g} GB are "
-            "available: data is held in memory, it is not read by workers"
+            f"available: {remedy}"
         )
 
 
@@ -66,9 +69,7 @@ def check_data(
             distances are not finite in float32.
     """
     data = torch.as_tensor(data)
-    if not len(data):
-        fraction = "test_fraction" if split == "test" else "val_fraction"
-        raise ValueError(f"the {split} data is empty: change data.{fraction}")
+    check_size(split, len(data))
     if tuple(data.shape[1:]) != tuple(data_shape):
         raise ValueError(
             f"the {split} data has examples of shape {tuple(data.shape[1:])}, but data_shape is "
@@ -80,6 +81,13 @@ def check_data(
     elif data.is_floating_point():
         raise ValueError(f"the {split} images must be uint8, from 0 to 255, got {data.dtype}")
     return _convert(data, stored_dtype, f"{split} data")
+
+
+def check_size(split: str, num: int) -> None:
+    """Raise a ``ValueError`` if a split has no examples."""
+    if not num:
+        fraction = "test_fraction" if split == "test" else "val_fraction"
+        raise ValueError(f"the {split} data is empty: change data.{fraction}")
 
 
 def check_labels(split: str, labels: Any, num: int) -> Tensor:

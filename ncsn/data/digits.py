@@ -2,7 +2,8 @@
 
 import torch
 
-from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.base import InMemoryDataModule
+from ncsn.data.batches import TensorBatches
 from ncsn.data.checks import check_range
 
 

@@ -4,7 +4,8 @@ from functools import cached_property
 
 import torch
 
-from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.base import InMemoryDataModule
+from ncsn.data.batches import TensorBatches
 from ncsn.data.checks import check_range
 from ncsn.data.splits import split_in_order
 from ncsn.exact import TwoMoons

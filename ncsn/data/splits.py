@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ncsn.data.base import TensorBatches
+from ncsn.data.batches import TensorBatches
 from ncsn.data.checks import check_range
 
 
@@ -28,6 +28,12 @@ def random_order(num: int, seed: int) -> Tensor:
     return torch.randperm(num, generator=torch.Generator().manual_seed(seed))
 
 
+def split_sizes(num: int, val_fraction: float, test_fraction: float) -> list[int]:
+    """How many of ``num`` examples are for training, for validation, and for the test."""
+    num_val, num_test = (round(share * num) for share in (val_fraction, test_fraction))
+    return [num - num_val - num_test, num_val, num_test]
+
+
 def split_in_order(
     data: Tensor, labels: Tensor, val_fraction: float, test_fraction: float
 ) -> dict[str, TensorBatches]:
@@ -39,8 +45,7 @@ def split_in_order(
         val_fraction: Share of the examples for validation.
         test_fraction: Share for the test; 0 to test on the validation data.
     """
-    num_val, num_test = (round(share * len(data)) for share in (val_fraction, test_fraction))
-    sizes = [len(data) - num_val - num_test, num_val, num_test]
+    sizes = split_sizes(len(data), val_fraction, test_fraction)
     parts = zip(data.split(sizes), labels.split(sizes), strict=True)
     train, val, test = (TensorBatches(*part) for part in parts)
     return {"train": train, "val": val, "test": test if test_fraction else val}

@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.base import InMemoryDataModule
+from ncsn.data.batches import TensorBatches
 from ncsn.data.checks import check_range
 from ncsn.data.splits import split_in_order
 from ncsn.exact import GaussianMixture, TwoMoons

@@ -14,7 +14,8 @@ from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms.v2.functional import resize
 
-from ncsn.data.base import InMemoryDataModule, TensorBatches
+from ncsn.data.base import InMemoryDataModule
+from ncsn.data.batches import TensorBatches
 from ncsn.data.checks import check_range
 
 DatasetName: TypeAlias = Literal["MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "SVHN"]

@@ -76,6 +76,7 @@ def estimate_all(
     *data: Tensor,
     errors: bool = True,
     distance: bool = False,
+    num_splits: int = 20,
 ) -> Estimates:
     """Estimates from a statistic of the samples (and of data), with fresh data for the floor.
 
@@ -87,13 +88,16 @@ def estimate_all(
         data: What the samples are compared with.
         errors: Whether to estimate standard errors, which costs many times as much.
         distance: See :func:`standard_errors`.
+        num_splits: Likewise.
     """
     results = []
     with torch.autocast(samples.device.type, enabled=False):
         for examples in (samples, fresh):
             values, error = statistic(examples, *data), {}
             if errors:
-                error = standard_errors(statistic, examples, *data, distance=distance)
+                error = standard_errors(
+                    statistic, examples, *data, distance=distance, num_splits=num_splits
+                )
             results.append({name: (values[name], error.get(name)) for name in values})
     return {
         name: Estimate(title, *results[0][name], *results[1][name], better)

@@ -83,11 +83,12 @@ class Images(Kind):
 
     def notes(self, reference: Reference) -> dict[str, str]:
         """Where distances are taken."""
+        text = NO_FEATURES
         if reference.features is not None:
-            return {"features": reference.features.title}
-        if (reference.labels == reference.labels[0]).all():
-            return {"features": "none, so pixels are compared: the data has no classes"}
-        return {"features": NO_FEATURES}
+            text = reference.features.title
+        elif (reference.labels == reference.labels[0]).all():
+            text = "none, so pixels are compared: the data has no classes"
+        return {"features": text, **reference.notes}
 
     def compare(self, samples: Tensor, reference: Reference, *, errors: bool = True) -> Estimates:
         """Distances, fidelity, diversity, and copies of training images; in features also classes.

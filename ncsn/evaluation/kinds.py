@@ -37,6 +37,8 @@ class Reference:
         held_out: Validation or test examples.
         exact: The density that the data was drawn from, if it is known.
         features: The feature network in which images are compared, if there is one.
+        held_out_labels: Classes of the held-out examples.
+        notes: What to say of the data, by topic.
     """
 
     train: Tensor
@@ -44,6 +46,8 @@ class Reference:
     held_out: Tensor
     exact: ExactScore | None = None
     features: "FeatureNetwork | None" = None
+    held_out_labels: Tensor | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Model(NamedTuple):
@@ -116,7 +120,7 @@ class Kind(ABC):
 
     def notes(self, reference: Reference) -> dict[str, str]:
         """What to say of how samples are compared with the reference."""
-        return {}
+        return reference.notes
 
     def log_likelihood(
         self,

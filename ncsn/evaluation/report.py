@@ -15,6 +15,7 @@ from ncsn.evaluation.files import replacing, write_csv
 
 NOTES = (
     "features",
+    "training_data",
     "likelihood",
     "likelihood_solver_error",
 )  # what the table says in addition to the sampler

@@ -1,7 +1,6 @@
 """Samples from any program: read from a file or a directory, and compared with data."""
 
 import zipfile
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,17 @@ from rich.console import Console
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.evaluation.features import read_features
+from ncsn.evaluation.classifier import classifier_accuracy
 from ncsn.evaluation.images import MIN_IMAGES, Images
 from ncsn.evaluation.kinds import Pictures, Reference, kind_of
 from ncsn.evaluation.report import Report
 
 
 def evaluate_samples(
-    path: Path, data: str, reference: Reference, features: Path | None = None
+    path: Path,
+    data: str,
+    reference: Reference,
+    with_classifier: bool = False,
 ) -> tuple[Report, Pictures]:
     """Compare samples in a file or a directory with data.
 
@@ -31,23 +33,23 @@ def evaluate_samples(
         path: See :func:`read_samples`.
         data: What the data is called in the report.
         reference: The data, as it is stored.
-        features: The file of a feature network, to be used instead of the reference's.
+        with_classifier: Whether to compute :func:`ncsn.evaluation.classifier.classifier_accuracy`
+            as well, from all samples and their labels.
 
     Returns:
         The report, and pictures by name.
 
     Raises:
-        ValueError: If samples or features do not fit the data, or there are too few of either.
+        ValueError: If samples do not fit the data, or there are too few of either.
         OSError: If a file cannot be read.
     """
     shape = tuple(reference.train.shape[1:])
     kind = kind_of(shape)
-    if features is not None:
-        if not isinstance(kind, Images):
-            raise ValueError(f"--features {features} is for images, and {data} has points")
-        reference = replace(reference, features=read_features(features))
-    samples = read_samples(path, shape)
+    if with_classifier and not isinstance(kind, Images):
+        raise ValueError(f"--classifier_accuracy is for images, and {data} has points")
+    samples = everything = read_samples(path, shape)
     num, most = len(samples), kind.max_samples(reference)
+    labels = read_labels(path, num) if with_classifier else None
     for each, count in ((path, num), (f"the test split of {data}", most)):
         if count < MIN_IMAGES:
             raise ValueError(
@@ -64,12 +66,15 @@ def evaluate_samples(
         "time": datetime.now().isoformat(timespec="seconds"),
         **kind.notes(reference),
     }
-    x = kind.decode(samples.to("cuda" if torch.cuda.is_available() else "cpu"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = kind.decode(samples.to(device))
     waiting = Console(stderr=True).status(f"Comparing {len(x):,} samples with {data}")
     with torch.inference_mode(), waiting:
         estimates, _, pictures = kind.evaluate(None, x, reference)
         with plots.optional("picture samples"):
             pictures |= kind.draw_samples(x[: kind.num_drawn], None, reference)
+    if labels is not None:
+        estimates |= classifier_accuracy(everything.to(device), labels, reference)
     return Report(about, estimates), pictures
 
 
@@ -115,6 +120,27 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
             f"number {int(bad.nonzero()[0])})"
         )
     return samples.contiguous()
+
+
+def read_labels(path: Path, num: int) -> Tensor:
+    """The classes of samples: the array ``labels`` of an ``.npz``, integers of shape ``(num,)``.
+
+    Raises:
+        ValueError: If there are none, or others.
+    """
+    found = np.load(path) if path.suffix == ".npz" else {}
+    if "labels" not in found:
+        raise ValueError(
+            f"{path} has no labels, which --classifier_accuracy needs: give an .npz with the "
+            "array 'labels', as predict writes of a class-conditional model"
+        )
+    labels = found["labels"]
+    if labels.shape != (num,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path} has labels of type {labels.dtype} and shape {labels.shape}: write an integer "
+            f"for each of the {num} samples"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _read_array(path: Path) -> np.ndarray:

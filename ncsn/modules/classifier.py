@@ -3,12 +3,11 @@
 from typing import Any, cast
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
-from torchvision.transforms.v2 import RandomAffine
 
+from ncsn.evaluation.classifier import classification_loss, one_cycle
 from ncsn.evaluation.features import FeatureNetwork
 from ncsn.evaluation.images import Images
 
@@ -16,7 +15,7 @@ from ncsn.evaluation.images import Images
 class FeatureClassifier(pl.LightningModule):
     """Trains a :class:`ncsn.evaluation.features.FeatureNetwork` as a classifier.
 
-    AdamW with the one-cycle schedule, on images that are rotated, moved and resized a little.
+    By the recipe of :mod:`ncsn.evaluation.classifier`.
 
     Args:
         name: Name of the data set, under which everything measured in the features is reported.
@@ -30,9 +29,7 @@ class FeatureClassifier(pl.LightningModule):
         self, name: str = "own", widths: tuple[int, ...] = (24, 48, 64), lr: float = 3e-3
     ) -> None:
         super().__init__()
-        self.name, self.widths = name, widths
-        self.lr, self.augment = lr, RandomAffine(10, (0.1, 0.1), (0.9, 1.1), fill=-1.0)
-        self.loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+        self.name, self.widths, self.lr = name, widths, lr
 
     def configure_model(self) -> None:
         """Make the network for the trainer's data.
@@ -54,10 +51,8 @@ class FeatureClassifier(pl.LightningModule):
         self.accuracy = MulticlassAccuracy(data.num_classes, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross entropy; each quarter of the batch is transformed in its own way."""
-        x, label = batch
-        x = torch.cat([self.augment(part) for part in x.chunk(4)])
-        loss: Tensor = self.loss(self.network(x).logits, label)
+        """See :func:`ncsn.evaluation.classifier.classification_loss`."""
+        loss = classification_loss(self.network, *batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -71,9 +66,8 @@ class FeatureClassifier(pl.LightningModule):
     test_step = validation_step
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the one-cycle schedule over the whole training."""
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
+        """See :func:`ncsn.evaluation.classifier.one_cycle`."""
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps)
+        optimizer, schedule = one_cycle(self.parameters(), self.lr, steps)
         scheduler: Any = {"scheduler": schedule, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import lightning.pytorch as pl
 
@@ -19,7 +19,15 @@ class StorableModule(pl.LightningModule, Configured):
     """Knows what it was made of, from the command line or in Python."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what the module was made of, which the command line has done for its own."""
+        """Store what the module was made of, which the command line has done for its own.
+
+        Lightning leaves callbacks out of checkpoints with weights alone. They are called here: the
+        weights are then the average, and the config of the run is there.
+        """
+        if "callbacks" not in checkpoint:
+            for callback in cast(Any, self.trainer).callbacks:
+                callback.on_save_checkpoint(self.trainer, self, checkpoint)
+            checkpoint.pop("current_model_state", None)  # with which a training resumes
         with suppress(ValueError):  # then load_from_checkpoint says what it needs
             checkpoint["hyper_parameters"] = dict(self.hparams) or model_to_store(
                 **self.describe()

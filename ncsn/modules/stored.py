@@ -18,7 +18,8 @@ SETTINGS = (
     *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
 )  # of a config, on which every step depends; so does all of the data and of the average
-DATA_FILES = (".csv", ".npy", ".npz", ".pt")  # which are no configs
+WHEREABOUTS = ("data.data_dir", "data.in_memory", "data.num_workers")  # on which no step depends
+DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".parquet", ".safetensors")  # which are no configs
 TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
 
 
@@ -71,7 +72,7 @@ def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
 
 def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for another network, ladder, optimizer or schedule."""
-    if "loops" not in checkpoint:
+    if "optimizer_states" not in checkpoint:
         raise ValueError(
             "the checkpoint has weights alone (save_weights_only), so fit cannot resume from it; "
             "test and predict can use it"
@@ -99,7 +100,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return [
         f"{key}={new.get(key)} (was {old.get(key)})"
         for key in dict.fromkeys((*old, *new))
-        if (key in SETTINGS or key.startswith(("data.", "ema."))) and key != "data.data_dir"
+        if (key in SETTINGS or key.startswith(("data.", "ema."))) and key not in WHEREABOUTS
         if old.get(key) != new.get(key)
     ]
 

@@ -68,7 +68,8 @@ def config_from(
     config = {name: stored[name] for name in sorted(names)} | {"model": _without_links(model)}
     args = list(args)
     if command == "fit":
-        config |= {name: stored[name] for name in ("model", "ema") if name in stored}
+        names = {"model", "ema", "features"} & stored.keys()
+        config |= {name: stored[name] for name in sorted(names)}
         sections = {"trainer", "best", "last"} & stored.keys()
         config |= {name: _settings(stored[name]) for name in sorted(sections)}
     else:

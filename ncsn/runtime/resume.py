@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
-from ncsn.data.base import ResumableSampler
+from ncsn.data.batches import LazyLoader, ResumableSampler
 from ncsn.random import Stream, global_seed, seeded_generator
 
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}  # shaped as weights
@@ -85,8 +85,8 @@ def not_exact(trainer: Trainer) -> list[str]:
     """What in a training is not the same after it is resumed."""
     loader: Any = trainer.train_dataloader
     cases = {
-        "another order of the data (a loader of your own, workers, overfit_batches)": not (
-            isinstance(loader.sampler, ResumableSampler) and loader.num_workers == 0
+        "another order of the data (a loader of your own, overfit_batches)": not (
+            isinstance(loader, LazyLoader) and isinstance(loader.sampler, ResumableSampler)
         ),
         "StochasticWeightAveraging": any(
             isinstance(each, StochasticWeightAveraging)

@@ -235,6 +235,52 @@ def test_a_feature_network_is_trained_by_one_command_and_used_by_path(digits, cl
     assert f"own_fd_v{network.version}" in estimates
 
 
+@pytest.fixture(scope="module")
+def own_features(tmp_path_factory):
+    """The file of a feature network of grey images with random weights, and its version."""
+    path = tmp_path_factory.mktemp("own") / "own.safetensors"
+    return path, save_features(FeatureNetwork((8, 8), (4, 6)), path)[:8]
+
+
+def test_a_fit_and_a_test_compare_in_features_of_ones_own(own_features, cli, capsys):
+    path, version = own_features
+    metric = f"own_fd_v{version}"
+    best = ("--best.monitor", f"val/{metric}")
+    assert cli("fit", *DIGITS, "--features", path, *best) == 0
+    run = Path("lightning_logs/digits/version_0")
+    checkpoint = run / "checkpoints/last.ckpt"
+    # What the checkpoint is resumed with by itself.
+    assert cli("fit", "--ckpt_path", checkpoint, "--trainer.max_epochs", 2) == 0
+    for name in ("version_0", "version_1"):
+        header = (run.parent / name / "metrics.csv").read_text().splitlines()[0]
+        assert f"val/{metric}" in header.split(",")
+        assert "digits_fd" not in header
+    few = ("--num_samples", 20, "--num_likelihood_examples", 0)
+    assert cli("test", *DIGITS, "--ckpt_path", checkpoint, "--features", path, *few) == 0
+    assert metric in read_report("digits/version_2")["estimates"]
+    assert f"features: OWN features v{version}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((*smoke("moons_ncsn"), "--features", "own"), "--features own is for images, and Moons"),
+        ((*DIGITS, "--features", "none"), "none: No such file or directory"),
+        ((*DIGITS, "--features", "colour"), "takes images of 3 channels, and those of Digits"),
+        ((*DIGITS, "--features", "text"), "text is not a feature network that"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused_before_a_run_begins(
+    options, message, own_features, cli, capsys
+):
+    Path("own").write_bytes(own_features[0].read_bytes())
+    save_features(FeatureNetwork((8, 8), (4, 6), channels=3), Path("colour"))
+    Path("text").write_text("text")
+    assert cli("fit", *options) == 1
+    assert message in error_line(capsys.readouterr().err)
+    assert {path.name for path in Path().iterdir()} == {"own", "colour", "text"}
+
+
 def test_a_network_of_colours_and_classes_survives_its_file(tmp_path):
     network = FeatureNetwork((8, 12), (4, 6), num_classes=3, channels=3).eval()
     network.name = "flowers"

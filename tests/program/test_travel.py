@@ -118,6 +118,28 @@ def test_a_stored_config_does_not_choose_where_to_write_or_what_to_call(cli, bar
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_checkpoint_of_weights_alone_has_the_average_and_is_enough(cli, capsys):
+    alone = ("--last.save_weights_only", "true", "--best.every_n_epochs", 1)
+    assert cli("fit", *smoke("moons_ncsn"), *QUICK, *alone) == 0
+    checkpoints = Path("lightning_logs/moons_ncsn/version_0/checkpoints")
+    best, last = (
+        torch.load(checkpoints / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+    )
+    assert "optimizer_states" not in last
+    assert "current_model_state" not in last
+    for name, value in best["state_dict"].items():  # of the same step
+        assert torch.equal(value, last["state_dict"][name])
+    checkpoint = shutil.copy(checkpoints / "last.ckpt", "alone.ckpt")
+    for path in (checkpoint, checkpoints / "best.ckpt"):
+        assert cli("predict", "--ckpt_path", path, "--num_samples", 4, "--name", "a") == 0
+    first, second = (np.load(f"lightning_logs/a/version_{n}/samples.npz") for n in range(2))
+    np.testing.assert_array_equal(first["samples"], second["samples"])
+    few = ("--num_samples", 20, "--num_likelihood_examples", 2)
+    assert cli("test", "--ckpt_path", checkpoint, *few) == 0
+    assert cli("fit", "--ckpt_path", checkpoint) == 1
+    assert "so fit cannot resume from it" in error_line(capsys.readouterr().err)
+
+
 def test_a_folder_gives_the_samples_of_its_checkpoint(cli, bare, capsys):
     checkpoint = bare("moons_ncsn")
     assert cli("export", "--ckpt_path", checkpoint, "--output", "folder", "--license", "MIT") == 0

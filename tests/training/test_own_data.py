@@ -1,13 +1,15 @@
 """Data from a user's files: what is read, how it is split, and what is refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ncsn.data import ArrayDataModule, ImageFolderDataModule, checks
+from ncsn.data import ArrayDataModule, ImageFolderDataModule, checks, decoded
+from ncsn.data.decoded import DecodedImages
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(40, 5))
@@ -410,15 +412,106 @@ def test_a_fault_of_a_folder_gets_one_line_that_names_it(make, options, message)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_larger_than_the_memory_is_refused_before_it_is_read(monkeypatch):
+def test_a_folder_that_has_to_be_in_memory_is_refused_before_it_is_read(monkeypatch):
     write_images("images")
     monkeypatch.setattr(checks, "available_memory", lambda: 3000)
-    message = r"images needs 3\.6e-06 GB of memory, and 3e-06 GB are .* not read by workers"
+    message = r"images needs 3\.6e-06 GB of memory, and 3e-06 GB are .* leave out --data\.in_mem"
     with pytest.raises(MemoryError, match=message):
-        load_folder()
+        load_folder(in_memory=True)
 
 
-def test_reading_a_folder_shows_its_progress(capsys):
+# ---- a folder that is read by workers ----
+
+
+def batches(data, loader="train_dataloader"):
+    return [(x.clone(), label.clone()) for x, label in getattr(data, loader)()]
+
+
+def assert_same_batches(first, second):
+    assert len(first) == len(second)
+    for (x, label), (other, other_label) in zip(first, second, strict=True):
+        assert torch.equal(x, other)
+        assert torch.equal(label, other_label)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_give_the_batches_and_statistics_of_a_folder_in_memory(num_workers):
+    write_images("images/ash", COLOUR[:15])
+    write_images("images/birch", COLOUR[15:])
+    held = load_folder(in_memory=True)[2]
+    read = ImageFolderDataModule(
+        Path("images"), batch_size=4, in_memory=False, num_workers=num_workers
+    )
+    read.setup("fit")
+    assert isinstance(read.splits["train"], DecodedImages)
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        assert_same_batches(batches(held, loader), batches(read, loader))
+    for name in ("data_shape", "data_mean", "data_std", "data_diameter", "num_classes"):
+        assert getattr(held, name) == getattr(read, name), name
+    x = held.training_data
+    assert read.data_mean == pytest.approx(x.double().mean().item(), abs=1e-9)
+    assert read.data_std == pytest.approx(x.double().std().item(), rel=1e-9)
+
+
+def test_a_folder_is_read_by_workers_if_it_would_take_half_of_the_memory(monkeypatch):
     write_images("images")
-    load_folder()
-    assert "Reading images" in capsys.readouterr().out
+    size = 40 * 3 * 6 * 5
+    for available, held in ((2 * size, True), (2 * size - 2, False)):
+        monkeypatch.setattr(checks, "available_memory", lambda available=available: available)
+        data = load_folder()[2]
+        assert isinstance(data.splits["train"], DecodedImages) != held
+
+
+def test_ranks_share_what_workers_read_and_an_epoch_begins_when_it_is_asked_for():
+    write_images("images")
+
+    def epoch(rank, number):
+        data = ImageFolderDataModule(Path("images"), batch_size=4, in_memory=False, num_workers=2)
+        data.setup("fit")
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        loader = data.train_dataloader()
+        begun = iter(loader)  # as Lightning does before it sets the epoch
+        loader.sampler.set_epoch(number)
+        return [image.numpy().tobytes() for x, _ in begun for image in x]
+
+    first, second = epoch(0, 1), epoch(1, 1)
+    assert len(set(first) | set(second)) == len(first) + len(second) == 32
+    assert first == epoch(0, 1)
+    assert first != epoch(0, 0)
+
+
+def test_an_image_that_no_worker_could_read_is_found_at_the_start():
+    write_images("images")
+    for name in ("07.png", "23.png"):  # wherever they are split to
+        content = Path("images", name).read_bytes()
+        Path("images", name).write_bytes(content[:-40])
+        with pytest.raises(ValueError, match=rf"images/{name} cannot be read: "):
+            load_folder(in_memory=False)
+        Path("images", name).write_bytes(content)
+    write_image("images/41.png", GREY[0].repeat(2, axis=0))
+    with pytest.raises(ValueError, match=r"5x12.*--data\.size to resize|5x6.*--data\.size to"):
+        load_folder(in_memory=False)
+
+
+def test_an_empty_split_is_refused_also_where_workers_read():
+    write_images("images")
+    with pytest.raises(ValueError, match=r"the val data is empty: change data\.val_fraction"):
+        ImageFolderDataModule(Path("images"), val_fraction=0.001, in_memory=False).setup("fit")
+
+
+@pytest.mark.parametrize(("first", "num_train", "num_test"), [(20, 20, 4), (3, 3, 3)])
+def test_an_evaluation_says_that_it_sees_a_part_of_the_training_images(
+    first, num_train, num_test, monkeypatch
+):
+    monkeypatch.setattr(decoded, "FIRST", first)
+    write_images("images/ash", COLOUR[:15])
+    write_images("images/birch", COLOUR[15:])
+    data = ImageFolderDataModule(Path("images"), batch_size=4, in_memory=False)
+    reference, whole = data.reference("test"), load_folder(in_memory=True)[2].reference("test")
+    for name, num in {"train": num_train, "labels": num_train}.items():
+        assert torch.equal(getattr(reference, name), getattr(whole, name)[:num])
+    for name in ("held_out", "held_out_labels"):
+        assert torch.equal(getattr(reference, name), getattr(whole, name)[:num_test])
+    notes = data.kind.notes(reference)
+    assert notes["training_data"] == f"the first {first} of 32 images, which are not in memory"
+    assert "training_data" not in data.kind.notes(whole)

@@ -84,10 +84,10 @@ def jacobian_forms(
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         s = score(x, level.clone().expand(len(x))) + 0 * x  # a constant score has a gradient too
-        rows = [
+        gradients = [
             torch.autograd.grad((s * p.clone()).sum(), x, retain_graph=True)[0] for p in probes
         ]
-    rows, columns = (torch.stack(each, dim=1).flatten(2).double() for each in (rows, probes))
+    rows, columns = (torch.stack(each, dim=1).flatten(2).double() for each in (gradients, probes))
     return s.detach(), rows @ columns.mT
 
 

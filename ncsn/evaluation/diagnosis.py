@@ -1,0 +1,228 @@
+"""Is it the network or the solver? What keeps samples from the data.
+
+Two things do: the network's score is not exact, and the solver takes finitely many steps. The
+first can be seen without a sample, in the loss and in the field; the second in samples of the same
+network by solvers that take more care, at four times the cost. What a better solver gains is the
+solver's fault, and what none of them removes is the network's.
+"""
+
+import math
+from copy import copy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ncsn import plots
+from ncsn.evaluation.estimate import Estimate, Estimates, estimate_mean
+from ncsn.evaluation.kinds import Kind, Model, Pictures, Reference
+from ncsn.evaluation.metrics import measure_field, measure_levels
+from ncsn.evaluation.report import Report
+from ncsn.exact import Empirical, Noised
+from ncsn.levels import ScoreFunction
+from ncsn.random import Stream, normal_like, seeded_generator
+from ncsn.sampling import Corrected, DPMSolver, MetropolisLangevin, Sampler
+from ncsn.sampling.langevin import epsilon_from_share
+from ncsn.sampling.metropolis import metropolis_share
+
+LIMIT = 3.0
+"""Standard errors by which two numbers must differ: a false alarm in less than 1 of 700."""
+
+RULE = (
+    f"the solver is at fault if another is closer to the data by {LIMIT:g} standard errors, the "
+    f"network if the closest is farther than fresh data by {LIMIT:g}, and, where the exact score "
+    f"is known, the excess loss is above 0 by {LIMIT:g}"
+)
+SMALLEST_LOSS = 1e-6  # float32's rounding
+
+
+class Verdict(NamedTuple):
+    """``network``, ``solver``, ``both``, ``neither`` or ``undecided``, and why, in a sentence."""
+
+    fault: str
+    sentence: str
+
+
+def solvers(sampler: Sampler, noise_levels: Tensor, dim: int) -> dict[str, Sampler]:
+    """The sampler and others by what they are called, each with a state of its own.
+
+    At one noise level they do not denoise, so that there is a density that they should follow.
+    """
+    sampler = copy(sampler)
+    sampler.denoise &= len(noise_levels) > 1
+    found, path = {"the sampler": sampler}, sampler.path(noise_levels)
+    if (finer := _refine(sampler, noise_levels)) is not None:
+        found["4 times the steps"] = finer
+    corrector = MetropolisLangevin(  # about as many evaluations as 4 times the steps
+        max(1, (len(path) - 1) // len(set(path[1:]))),
+        epsilon_from_share(metropolis_share(dim), noise_levels[0].item()),
+    )
+    found["with a corrector"] = corrected = Corrected(sampler, corrector)
+    corrected.denoise = sampler.denoise
+    if len(noise_levels) > 1:
+        found["SDE-DPM-Solver++, 100 steps"] = DPMSolver(100, eta=1.0, denoise=sampler.denoise)
+    return found
+
+
+def _refine(sampler: Sampler, noise_levels: Tensor) -> Sampler | None:
+    """The sampler with 4 times the steps, if it says how many it takes."""
+    finer = copy(sampler)
+    if isinstance(sampler, Corrected):
+        predictor = _refine(sampler.predictor, noise_levels)
+        return None if predictor is None else Corrected(predictor, sampler.corrector)
+    for name in ("steps_per_level", "num_steps"):
+        if hasattr(sampler, name):
+            setattr(finer, name, 4 * (getattr(sampler, name) or len(noise_levels)))
+            return finer
+    return None
+
+
+def target(reference: Reference, kind: Kind, sigma: float) -> Reference:
+    """The reference noised at a level, for samples that are not denoised."""
+    train, held_out = (
+        kind.encode(x + sigma * normal_like(x, seeded_generator(Stream.TEST, i)))
+        for i, x in enumerate(map(kind.decode, (reference.train, reference.held_out)), 1)
+    )
+    exact = reference.exact and Noised(reference.exact, sigma)
+    return replace(reference, train=train, held_out=held_out, exact=exact)
+
+
+def diagnose(
+    model: Model,
+    samples: dict[str, Tensor],
+    samplers: dict[str, Sampler],
+    kind: Kind,
+    reference: Reference,
+    about: dict[str, Any],
+) -> tuple[Report, Pictures]:
+    """Compare samples of several solvers with the data, and look at the network's score.
+
+    Args:
+        model: The score function and its ladder.
+        samples: Of each of the ``samplers``, which are those of :func:`solvers`.
+        samplers: After their calls.
+        kind: What an example is.
+        reference: The data.
+        about: What the report says of the model.
+
+    Raises:
+        ValueError: If samples are not finite, or too few.
+    """
+    first = samplers["the sampler"]
+    compared, about = reference, about | kind.notes(reference)
+    about |= {"sampler": str(first), "num_evaluations": first.num_evaluations}
+    if not first.denoise:
+        sigma = model.noise_levels[-1].item()
+        compared = target(reference, kind, sigma)
+        about["compared_with"] = f"data noised at {sigma:.4g}, since samples are not denoised"
+    distances = {}
+    for name, x in samples.items():
+        distance = next(iter(kind.compare(x, compared).values()))
+        distances[name] = replace(distance, title=f"{distance.title}: {_cost(name, samplers)}")
+    levels, network, excess = _measure_network(model, kind, reference)
+    title = next(iter(distances.values())).title.partition(":")[0]
+    verdict = decide(title, distances, excess)
+    estimates = {name.replace(" ", "_"): each for name, each in distances.items()} | network
+    about |= {"fault": verdict.fault, "verdict": verdict.sentence, "rule": RULE}
+    pictures: Pictures = {}
+    with plots.optional("picture diagnosis"):
+        points = {name: (each.value, each.standard_error or 0) for name, each in distances.items()}
+        floor = distances["the sampler"]
+        ends = floor.floor or 0, floor.floor_standard_error or 0
+        pictures["diagnosis"] = plots.plot_diagnosis(levels, points, ends, title)
+    return Report(about, estimates, levels), pictures
+
+
+def decide(title: str, distances: Estimates, excess: Estimate | None) -> Verdict:
+    """Whose fault it is, by :data:`RULE`.
+
+    Args:
+        title: What the distance is called.
+        distances: By solver, the sampler first.
+        excess: The excess loss, where the exact score is known.
+    """
+    base = distances["the sampler"]
+    name, best = min(distances.items(), key=lambda item: item[1].value)
+    gain, rest = _errors_between(base, best), _errors_between(best)
+    exact = excess is not None and excess.value < max(SMALLEST_LOSS, LIMIT * _error(excess))
+    solver = gain > LIMIT or (rest > LIMIT and exact)
+    network = rest > LIMIT and not exact
+    falls = f"with {name}, {title} falls from {base.formatted} to {best.formatted} ({gain:.1f} SE)"
+    is_best = f"with the best solver tried ({name}), {title} is {best.formatted}"
+    above, within = f"{rest:.1f} SE above its floor", f"within {LIMIT:g} SE of its floor"
+    floor = f"of {best.formatted_floor} (SE: standard errors)"
+    if solver and network:
+        return Verdict("both", f"Both: {falls}, which is still {above} {floor}.")
+    if network:
+        return Verdict("network", f"The network: even {is_best}, {above} {floor}.")
+    if solver and rest > LIMIT:
+        text = f"The solver: the score is exact, and {is_best}, {above} {floor}."
+        return Verdict("solver", text)
+    if solver:
+        return Verdict("solver", f"The solver: {falls}, {within} {floor}.")
+    if (start := _errors_between(base)) > LIMIT:
+        text = f"Undecided: {title} is {base.formatted}, {start:.1f} SE above its floor {floor}; "
+        return Verdict("undecided", f"{text}{is_best}, too near to both: draw more samples.")
+    return Verdict("neither", f"Neither: {title} is {base.formatted}, {within} {floor}.")
+
+
+def _error(estimate: Estimate) -> float:
+    return estimate.standard_error or 0
+
+
+def _errors_between(high: Estimate, low: Estimate | None = None) -> float:
+    """How far a value is above another, or above its floor, in standard errors.
+
+    Those are added as if independent. The two share data and noise, so this errs to the safe side.
+    """
+    if low is None:
+        value, error = high.floor or 0, high.floor_standard_error or 0
+    else:
+        value, error = low.value, _error(low)
+    difference, error = high.value - value, math.hypot(_error(high), error)
+    return difference / error if error else math.inf * difference if difference else 0
+
+
+def _cost(name: str, samplers: dict[str, Sampler]) -> str:
+    """A solver with its cost, and the acceptance of its corrector."""
+    sampler = samplers[name]
+    cost = f"{name} ({sampler.num_evaluations:,} evaluations"
+    if sampler.acceptance:
+        rates = [rate.item() for rate in sampler.acceptance.values()]
+        cost += f", {sum(rates) / len(rates):.2f} accepted"
+    return cost + ")"
+
+
+def _measure_network(
+    model: Model, kind: Kind, reference: Reference
+) -> tuple[list[dict[str, float]], Estimates, Estimate | None]:
+    """The loss with its bracket, curl and divergence at each level; their summary; the excess."""
+    device, dim = model.noise_levels.device, reference.held_out[0].numel()
+    held_out = kind.decode(reference.held_out[: max(64, min(2000, 2**18 // dim))].to(device))
+    references: dict[str, ScoreFunction] = {}
+    if reference.exact is not None:
+        references["exact"] = reference.exact.to(device)
+    else:
+        for name, part in (("train", reference.train), ("test", reference.held_out)):
+            references[f"empirical_{name}"] = Empirical(kind.decode(part.to(device)))
+    levels, excess = measure_levels(model.score, references, held_out, model.noise_levels)
+    field = measure_field(model.score, held_out[:512], model.noise_levels)
+    levels = [loss | row for loss, row in zip(levels, field, strict=True)]
+    found: Estimates = {}
+    if excess is not None:
+        title = "excess loss per dim., mean of levels"
+        found["excess_loss"] = estimate_mean(title, excess, excess.new_zeros(excess.shape))
+    else:
+        above = sum(
+            row["loss"] - LIMIT * row["loss_standard_error"]
+            > max(row["empirical_train"], row["empirical_test"])
+            for row in levels
+        )
+        title = f"levels with a loss above the bracket, of {len(levels)}"
+        found["above_bracket"] = Estimate(title, above, None, 0.0, 0.0, "lower")
+    for name in ("curl", "stein_residual"):
+        row = max(levels, key=lambda row: abs(row[name]))
+        title = f"{name.replace('_', ' ')}, largest of levels (σ = {row['sigma']:.3g})"
+        error = row[f"{name}_standard_error"]
+        found[name] = Estimate(title, row[name], error, 0.0, 0.0, "floor")
+    return levels, found, found.get("excess_loss")

@@ -50,7 +50,7 @@ class Diagnosis(Callback):
         with evaluating(trainer, pl_module) as module:
             tried = solvers(module.sampler, module.noise_levels, reference.held_out[0].numel())
             samples = {
-                name: draw_samples(trainer, module, num, sampler, f"Sampling, {name}")
+                name: draw_samples(trainer, module, num, sampler, f"Sampling ({name})")
                 for name, sampler in tried.items()
             }
             failure = ""

@@ -26,7 +26,7 @@ from ncsn.sampling.langevin import epsilon_from_share
 from ncsn.sampling.metropolis import metropolis_share
 
 LIMIT = 3.0
-"""Standard errors by which two numbers must differ: a false alarm in less than 1 of 700."""
+"""Standard errors by which two numbers must differ: a false alarm once in 700 comparisons."""
 
 RULE = (
     f"the solver is at fault if another is closer to the data by {LIMIT:g} standard errors, the "
@@ -57,8 +57,7 @@ def solvers(sampler: Sampler, noise_levels: Tensor, dim: int) -> dict[str, Sampl
         max(1, (len(path) - 1) // len(set(path[1:]))),
         epsilon_from_share(metropolis_share(dim), noise_levels[0].item()),
     )
-    found["with a corrector"] = corrected = Corrected(sampler, corrector)
-    corrected.denoise = sampler.denoise
+    found["with a corrector"] = Corrected(sampler, corrector)
     if len(noise_levels) > 1:
         found["SDE-DPM-Solver++, 100 steps"] = DPMSolver(100, eta=1.0, denoise=sampler.denoise)
     return found
@@ -67,9 +66,9 @@ def solvers(sampler: Sampler, noise_levels: Tensor, dim: int) -> dict[str, Sampl
 def _refine(sampler: Sampler, noise_levels: Tensor) -> Sampler | None:
     """The sampler with 4 times the steps, if it says how many it takes."""
     finer = copy(sampler)
-    if isinstance(sampler, Corrected):
-        predictor = _refine(sampler.predictor, noise_levels)
-        return None if predictor is None else Corrected(predictor, sampler.corrector)
+    if isinstance(finer, Corrected) and (predictor := _refine(finer.predictor, noise_levels)):
+        finer.predictor = predictor
+        return finer
     for name in ("steps_per_level", "num_steps"):
         if hasattr(sampler, name):
             setattr(finer, name, 4 * (getattr(sampler, name) or len(noise_levels)))

@@ -58,6 +58,16 @@ def test_of_an_exact_score_and_a_crude_sampler_the_solver_is_at_fault(server):
     assert {"sigma", "loss", "exact", "curl", "stein_residual"} <= rows[0].keys()
 
 
+def test_two_processes_find_the_same(server):
+    options = ("--ckpt_path", exact(Euler(4)), "--num_samples", 200)
+    run_process(server, "diagnose", *options)
+    ranks = ("--trainer.devices", 2, "--trainer.strategy", "ddp")
+    run_process(server, "diagnose", *options, *ranks)
+    one, two = (read(f"exact/version_{n}")["estimates"] for n in range(2))
+    for name, estimate in one.items():
+        assert two[name]["value"] == pytest.approx(estimate["value"], rel=1e-3, abs=1e-6)
+
+
 def test_of_an_exact_score_and_a_good_sampler_neither_is(cli):
     options = ("--ckpt_path", exact(DPMSolver(60)), "--num_samples", 1000)
     assert cli("diagnose", *options) == 0

@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from rich.progress import track
 from torch import Tensor
 
 from ncsn import plots
@@ -115,8 +116,8 @@ def diagnose(
         compared = target(reference, kind, sigma)
         about["compared_with"] = f"data noised at {sigma:.4g}, since samples are not denoised"
     distances = {}
-    for name, x in samples.items():
-        distance = next(iter(kind.compare(x, compared).values()))
+    for name, x in track(samples.items(), "Comparing"):
+        distance = kind.distance(x, compared)
         distances[name] = replace(distance, title=f"{distance.title}: {_cost(name, samplers)}")
     levels, network, excess = _measure_network(model, kind, reference)
     title = next(iter(distances.values())).title.partition(":")[0]

@@ -117,12 +117,14 @@ def diagnose(
         about["compared_with"] = f"data noised at {sigma:.4g}, since samples are not denoised"
     distances = {}
     for name, x in track(samples.items(), "Comparing"):
-        distance = kind.distance(x, compared)
-        distances[name] = replace(distance, title=f"{distance.title}: {_cost(name, samplers)}")
+        distances[name] = kind.distance(x, compared)
     levels, network, excess = _measure_network(model, kind, reference)
-    title = next(iter(distances.values())).title.partition(":")[0]
+    title = distances["the sampler"].title
     verdict = decide(title, distances, excess)
-    estimates = {name.replace(" ", "_"): each for name, each in distances.items()} | network
+    estimates = {
+        name.replace(" ", "_"): replace(each, title=_describe(title, name, samplers))
+        for name, each in distances.items()
+    }
     about |= {"fault": verdict.fault, "verdict": verdict.sentence, "rule": RULE}
     pictures: Pictures = {}
     with plots.optional("picture diagnosis"):
@@ -130,7 +132,7 @@ def diagnose(
         floor = distances["the sampler"]
         ends = floor.floor or 0, floor.floor_standard_error or 0
         pictures["diagnosis"] = plots.plot_diagnosis(levels, points, ends, title)
-    return Report(about, estimates, levels), pictures
+    return Report(about, estimates | network, levels), pictures
 
 
 def decide(title: str, distances: Estimates, excess: Estimate | None) -> Verdict:
@@ -163,7 +165,9 @@ def decide(title: str, distances: Estimates, excess: Estimate | None) -> Verdict
     if (start := _errors_between(base)) > LIMIT:
         text = f"Undecided: {title} is {base.formatted}, {start:.1f} SE above its floor {floor}; "
         return Verdict("undecided", f"{text}{is_best}, too near to both: draw more samples.")
-    return Verdict("neither", f"Neither: {title} is {base.formatted}, {within} {floor}.")
+    return Verdict(
+        "neither", f"Neither, to this accuracy: {title} is {base.formatted}, {within} {floor}."
+    )
 
 
 def _error(estimate: Estimate) -> float:
@@ -183,14 +187,15 @@ def _errors_between(high: Estimate, low: Estimate | None = None) -> float:
     return difference / error if error else math.inf * difference if difference else 0
 
 
-def _cost(name: str, samplers: dict[str, Sampler]) -> str:
-    """A solver with its cost, and the acceptance of its corrector."""
+def _describe(title: str, name: str, samplers: dict[str, Sampler]) -> str:
+    """What was measured: a solver with its cost, and the acceptance of its corrector."""
     sampler = samplers[name]
-    cost = f"{name} ({sampler.num_evaluations:,} evaluations"
+    text = f"{title if name == 'the sampler' else 'the same'}, {name}"
+    text += f" ({sampler.num_evaluations:,} evaluations"
     if sampler.acceptance:
         rates = [rate.item() for rate in sampler.acceptance.values()]
-        cost += f", {sum(rates) / len(rates):.2f} accepted"
-    return cost + ")"
+        text += f", {sum(rates) / len(rates):.2f} accepted"
+    return text + ")"
 
 
 def _measure_network(
@@ -220,9 +225,9 @@ def _measure_network(
         )
         title = f"levels with a loss above the bracket, of {len(levels)}"
         found["above_bracket"] = Estimate(title, above, None, 0.0, 0.0, "lower")
-    for name in ("curl", "stein_residual"):
-        row = max(levels, key=lambda row: abs(row[name]))
-        title = f"{name.replace('_', ' ')}, largest of levels (σ = {row['sigma']:.3g})"
+    for name, title in (("curl", "curl"), ("stein_residual", "Stein residual")):
+        row = max(levels, key=lambda row: abs(row[name]) - row[f"{name}_standard_error"])
+        title = f"{title}, largest of levels (σ = {row['sigma']:.3g})"
         error = row[f"{name}_standard_error"]
         found[name] = Estimate(title, row[name], error, 0.0, 0.0, "floor")
     return levels, found, found.get("excess_loss")

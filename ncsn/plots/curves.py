@@ -56,13 +56,13 @@ def plot_diagnosis(
     """
     figure = new_figure(15.0, 4.2)
     losses, field, quality = figure.subplots(1, 3)
-    if "loss" in rows[0]:
-        _levels(losses, {"model": rows})
-    sigma = [row["sigma"] for row in rows]
-    for name in ("curl", "stein_residual"):
-        errors = [2 * row[f"{name}_standard_error"] for row in rows]
-        values = [row[name] for row in rows]
-        field.errorbar(sigma, values, errors, marker=".", label=name.replace("_", " "))
+    _levels(losses, {"model": rows})
+    if "excess" in rows[0]:
+        _errorbars(losses, rows, "excess", "excess over the exact score", "tab:orange")
+        losses.set_ylim(bottom=min(max(row["excess"], 1e-8) for row in rows) / 3)
+        losses.legend()
+    _errorbars(field, rows, "curl", "curl", "tab:blue")
+    _errorbars(field, rows, "stein_residual", "Stein residual", "tab:orange")
     field.axhline(0, color="black", linestyle=":", label="exact score")
     field.set(xscale="log", xlabel="noise level $\\sigma$", title="± 2 standard errors")
     field.grid(alpha=0.3, which="both")
@@ -76,6 +76,15 @@ def plot_diagnosis(
     quality.grid(alpha=0.3)
     quality.legend()
     return figure
+
+
+def _errorbars(
+    axes: Axes, rows: Sequence[Mapping[str, float]], name: str, label: str, color: str
+) -> None:
+    """A quantity at each noise level, with two standard errors."""
+    sigma, values = ([row[key] for row in rows] for key in ("sigma", name))
+    errors = [2 * row[f"{name}_standard_error"] for row in rows]
+    axes.errorbar(sigma, values, errors, marker=".", label=label, color=color)
 
 
 def plot_comparison(

@@ -158,7 +158,7 @@ def decide(title: str, distances: Estimates, excess: Estimate | None) -> Verdict
     if network:
         return Verdict("network", f"The network: even {is_best}, {above} {floor}.")
     if solver and rest > LIMIT:
-        text = f"The solver: the score is exact, and {is_best}, {above} {floor}."
+        text = f"The solver: the score has no excess loss, and {is_best}, {above} {floor}."
         return Verdict("solver", text)
     if solver:
         return Verdict("solver", f"The solver: {falls}, {within} {floor}.")
@@ -224,7 +224,7 @@ def _measure_network(
             for row in levels
         )
         title = f"levels with a loss above the bracket, of {len(levels)}"
-        found["above_bracket"] = Estimate(title, above, None, 0.0, 0.0, "lower")
+        found["above_bracket"] = Estimate(title, float(above), None, 0.0, 0.0, "lower")
     for name, title in (("curl", "curl"), ("stein_residual", "Stein residual")):
         row = max(levels, key=lambda row: abs(row[name]) - row[f"{name}_standard_error"])
         title = f"{title}, largest of levels (σ = {row['sigma']:.3g})"

@@ -17,6 +17,7 @@ from torchmetrics import CatMetric
 from ncsn import plots
 from ncsn.evaluation import Model
 from ncsn.evaluation.kinds import Pictures
+from ncsn.levels import ScoreFunction
 from ncsn.random import global_seed
 from ncsn.sampling import Monitor, Sampler
 
@@ -89,6 +90,7 @@ def draw_samples(
     num: int,
     sampler: Sampler | None = None,
     title: str = "Sampling",
+    score: ScoreFunction | None = None,
 ) -> Tensor:
     """Samples 0, ..., num - 1, drawn by all ranks together, on every rank.
 
@@ -98,6 +100,7 @@ def draw_samples(
         num: Number of samples.
         sampler: By default, the model's.
         title: Of the progress bar.
+        score: By default, the model's.
 
     Raises:
         ValueError: If there are fewer samples than ranks.
@@ -110,7 +113,7 @@ def draw_samples(
     num_steps = len(batches) * sampler.num_steps_on(module.noise_levels)
     with monitored(trainer, num_steps, title=title) as monitor:
         for start, stop in batches:
-            samples.update(module.draw(start, stop, sampler=sampler, monitor=monitor))
+            samples.update(module.draw(start, stop, sampler=sampler, monitor=monitor, score=score))
     return samples.compute().view(num, *module.data_shape)
 
 

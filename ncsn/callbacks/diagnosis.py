@@ -13,7 +13,7 @@ from ncsn.callbacks.common import (
     model_of,
     write_pictures,
 )
-from ncsn.evaluation.diagnosis import diagnose, solvers
+from ncsn.evaluation.diagnosis import diagnose, of_exact, solvers
 from ncsn.evaluation.images import MIN_IMAGES
 
 
@@ -53,6 +53,11 @@ class Diagnosis(Callback):
                 name: draw_samples(trainer, module, num, sampler, f"Sampling ({name})")
                 for name, sampler in tried.items()
             }
+            if reference.exact is not None:
+                tried |= (by_exact := of_exact(tried))
+                ((name, sampler),), exact = by_exact.items(), reference.exact.to(module.device)
+                title = f"Sampling ({name})"
+                samples[name] = draw_samples(trainer, module, num, sampler, title, exact)
             failure = ""
             if trainer.is_global_zero:
                 about = about_model(trainer, module, samples["the sampler"])

@@ -1,9 +1,14 @@
 """Is it the network or the solver? What keeps samples from the data.
 
-Two things do: the network's score is not exact, and the solver takes finitely many steps. The
-first can be seen without a sample, in the loss and in the field; the second in samples of the same
-network by solvers that take more care, at four times the cost. What a better solver gains is the
+Two things do: the network's score is not exact, and the solver takes finitely many steps. Where
+the exact score is known, samples by it tell them apart: how far they are from the data is the
+solver's error, and how much farther the network's samples are is the network's. Elsewhere, other
+solvers that take more care, at four times the cost, have to do: what one of them gains is the
 solver's fault, and what none of them removes is the network's.
+
+The two need not agree. Langevin dynamics that takes more care comes closer to the density of the
+network, which may be farther from the data: then another solver gains what the exact score shows
+to be the network's fault.
 """
 
 import math
@@ -31,9 +36,19 @@ LIMIT = 3.0
 
 RULE = (
     f"the solver is at fault if another is closer to the data by {LIMIT:g} standard errors, the "
-    f"network if the closest is farther than fresh data by {LIMIT:g}, and, where the exact score "
-    f"is known, the excess loss is above 0 by {LIMIT:g}"
+    f"network if the closest is farther than fresh data by {LIMIT:g}"
 )
+RULE_OF_EXACT = (
+    f"the solver is at fault if its samples by the exact score are farther than fresh data by "
+    f"{LIMIT:g} standard errors; the network if the excess loss is above 0 by {LIMIT:g}, and its "
+    f"samples are farther than those, or the closest than fresh data, by {LIMIT:g}"
+)
+EXACT = "with the exact score"
+FAULTS = {
+    (True, False): ("solver", "The solver"),
+    (False, True): ("network", "The network"),
+    (True, True): ("both", "Both"),
+}
 SMALLEST_LOSS = 1e-6  # float32's rounding
 
 
@@ -62,6 +77,11 @@ def solvers(sampler: Sampler, noise_levels: Tensor, dim: int) -> dict[str, Sampl
     if len(noise_levels) > 1:
         found["SDE-DPM-Solver++, 100 steps"] = DPMSolver(100, eta=1.0, denoise=sampler.denoise)
     return found
+
+
+def of_exact(samplers: dict[str, Sampler]) -> dict[str, Sampler]:
+    """The solver that draws with the exact score, where that is known."""
+    return {EXACT: copy(samplers["the sampler"])}
 
 
 def _refine(sampler: Sampler, noise_levels: Tensor) -> Sampler | None:
@@ -125,7 +145,8 @@ def diagnose(
         name.replace(" ", "_"): replace(each, title=_describe(title, name, samplers))
         for name, each in distances.items()
     }
-    about |= {"fault": verdict.fault, "verdict": verdict.sentence, "rule": RULE}
+    rule = RULE_OF_EXACT if EXACT in samples else RULE
+    about |= {"fault": verdict.fault, "verdict": verdict.sentence, "rule": rule}
     pictures: Pictures = {}
     with plots.optional("picture diagnosis"):
         points = {name: (each.value, each.standard_error or 0) for name, each in distances.items()}
@@ -135,39 +156,34 @@ def diagnose(
     return Report(about, estimates | network, levels), pictures
 
 
-def decide(title: str, distances: Estimates, excess: Estimate | None) -> Verdict:
-    """Whose fault it is, by :data:`RULE`.
+def decide(title: str, distances: Estimates, excess: Estimate | None = None) -> Verdict:
+    """Whose fault it is, by :data:`RULE_OF_EXACT`, or by :data:`RULE` without the exact score.
 
     Args:
         title: What the distance is called.
-        distances: By solver, the sampler first.
+        distances: By solver: ``the sampler``, others, and perhaps :data:`EXACT`.
         excess: The excess loss, where the exact score is known.
     """
-    base = distances["the sampler"]
-    name, best = min(distances.items(), key=lambda item: item[1].value)
-    gain, rest = _errors_between(base, best), _errors_between(best)
-    exact = excess is not None and excess.value < max(SMALLEST_LOSS, LIMIT * _error(excess))
-    solver = gain > LIMIT or (rest > LIMIT and exact)
-    network = rest > LIMIT and not exact
-    falls = f"with {name}, {title} falls from {base.formatted} to {best.formatted} ({gain:.1f} SE)"
-    is_best = f"with the best solver tried ({name}), {title} is {best.formatted}"
-    above, within = f"{rest:.1f} SE above its floor", f"within {LIMIT:g} SE of its floor"
-    floor = f"of {best.formatted_floor} (SE: standard errors)"
-    if solver and network:
-        return Verdict("both", f"Both: {falls}, which is still {above} {floor}.")
-    if network:
-        return Verdict("network", f"The network: even {is_best}, {above} {floor}.")
-    if solver and rest > LIMIT:
-        text = f"The solver: the score has no excess loss, and {is_best}, {above} {floor}."
-        return Verdict("solver", text)
-    if solver:
-        return Verdict("solver", f"The solver: {falls}, {within} {floor}.")
-    if (start := _errors_between(base)) > LIMIT:
-        text = f"Undecided: {title} is {base.formatted}, {start:.1f} SE above its floor {floor}; "
-        return Verdict("undecided", f"{text}{is_best}, too near to both: draw more samples.")
-    return Verdict(
-        "neither", f"Neither, to this accuracy: {title} is {base.formatted}, {within} {floor}."
-    )
+    base, exact = distances["the sampler"], distances.get(EXACT)
+    others = [item for item in distances.items() if item[0] != EXACT]
+    name, best = min(others, key=lambda item: item[1].value)
+    gain, rest, start = _errors_between(base, best), _errors_between(best), _errors_between(base)
+    is_base = f"{title} is {base.formatted}, {start:.1f} SE above its floor of"
+    is_base += f" {base.formatted_floor}"
+    is_best = f"the closest is {best.formatted} ({name})"
+    if exact is not None and excess is not None:
+        worse, over = _errors_between(base, exact), _errors_between(exact)
+        loss = excess.value > max(SMALLEST_LOSS, LIMIT * _error(excess))
+        faults = over > LIMIT, loss and (worse > LIMIT or rest > LIMIT)
+        facts = f"{is_base}, and {exact.formatted} {EXACT}, {over:.1f} SE above it; {is_best}"
+    else:
+        faults = gain > LIMIT, rest > LIMIT
+        facts = f"{is_base}; {is_best}, {gain:.1f} SE less and {rest:.1f} SE above it"
+    nothing = ("undecided", "Undecided, more samples may tell")
+    if start <= LIMIT:
+        nothing = ("neither", "Neither, to this accuracy")
+    fault, text = FAULTS.get(faults, nothing)
+    return Verdict(fault, f"{text}: {facts} (SE: standard errors).")
 
 
 def _error(estimate: Estimate) -> float:

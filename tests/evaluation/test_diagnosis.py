@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ncsn.evaluation import Estimate, Reference, kind_of
-from ncsn.evaluation.diagnosis import decide, solvers, target
+from ncsn.evaluation.diagnosis import EXACT, decide, solvers, target
 from ncsn.exact import GaussianMixture, Noised
 from ncsn.levels import geometric
 from ncsn.sampling import (
@@ -25,33 +25,56 @@ def estimate(value, error=0.1, floor=1.0, floor_error=0.0):
     return Estimate("distance", value, error, floor, floor_error, "lower")
 
 
-CASES = {  # values of the sampler and of the best other, with errors of 0.1, and the excess loss
-    "at the floor": (1.1, 1.0, 5.0, "neither"),
-    "the other is closer": (5.0, 1.1, 5.0, "solver"),
-    "the other is closer, and still far": (5.0, 3.0, 5.0, "both"),
-    "the same, and the score is unknown": (5.0, 3.0, None, "both"),
-    "the same, and the score is exact": (5.0, 3.0, 0.0, "solver"),
-    "far, with all": (5.0, 4.9, 5.0, "network"),
-    "far, with all, and worse": (5.0, 7.0, None, "network"),
-    "far, with all, and the score is exact": (5.0, 4.9, 0.0, "solver"),
-    "between the two": (1.4, 1.1, 5.0, "undecided"),
+CASES = {  # values of the sampler and of the best other, with errors of 0.1; the floor is 1
+    "at the floor": (1.1, 1.0, "neither"),
+    "the other is closer": (5.0, 1.1, "solver"),
+    "the other is closer, and still far": (5.0, 3.0, "both"),
+    "far, with all": (5.0, 4.9, "network"),
+    "far, with all, and worse": (5.0, 7.0, "network"),
+    "between the two": (1.4, 1.1, "undecided"),
 }
 
 
-@pytest.mark.parametrize(("base", "other", "excess", "fault"), CASES.values(), ids=CASES)
-def test_the_rule(base, other, excess, fault):
+@pytest.mark.parametrize(("base", "other", "fault"), CASES.values(), ids=CASES)
+def test_the_rule_without_an_exact_score(base, other, fault):
     distances = {"the sampler": estimate(base), "another": estimate(other)}
-    verdict = decide("FD", distances, None if excess is None else estimate(excess, 0.1, 0.0))
+    verdict = decide("FD", distances)
     assert verdict.fault == fault
     assert verdict.sentence.lower().removeprefix("the ").startswith(fault)
-    named = base if fault == "neither" else min(base, other)
-    assert f"{named:.2f} ± 0.10" in verdict.sentence
-    assert verdict.sentence.endswith(".")
+    assert f"the closest is {min(base, other):.2f} ± 0.10" in verdict.sentence
+
+
+CASES_OF_EXACT = {  # also of the sampler with the exact score, and the excess loss
+    "at the floor": (1.1, 1.0, 1.0, 5.0, "neither"),
+    "the exact score is no better": (5.0, 1.1, 5.0, 5.0, "solver"),
+    "nor is it, and the score is exact": (5.0, 3.0, 5.0, 0.0, "solver"),
+    "nor is it, and no other reaches the floor": (5.0, 3.0, 5.0, 5.0, "both"),
+    "the exact score is better": (5.0, 4.9, 1.0, 5.0, "network"),
+    "the same, and another hides it": (5.0, 1.1, 1.0, 5.0, "network"),
+    "each has a part": (5.0, 4.9, 3.0, 5.0, "both"),
+    "between the two": (1.4, 1.1, 1.2, 5.0, "undecided"),
+}
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "exact", "excess", "fault"), CASES_OF_EXACT.values(), ids=CASES_OF_EXACT
+)
+def test_the_rule_with_an_exact_score(base, other, exact, excess, fault):
+    distances = {
+        "the sampler": estimate(base),
+        "another": estimate(other),
+        EXACT: estimate(exact),
+    }
+    verdict = decide("FD", distances, estimate(excess, 0.1, 0.0))
+    assert verdict.fault == fault
+    assert verdict.sentence.lower().removeprefix("the ").startswith(fault)
+    assert f"{exact:.2f} ± 0.10 with the exact score" in verdict.sentence
 
 
 def test_an_excess_is_above_0_if_it_is_by_three_errors_and_more_than_rounding():
-    far = {"the sampler": estimate(5.0)}
-    for value, error, fault in ((0.2, 0.1, "solver"), (0.4, 0.1, "network"), (1e-8, 0, "solver")):
+    far = {"the sampler": estimate(5.0), EXACT: estimate(1.0)}
+    cases = ((0.2, 0.1, "undecided"), (0.4, 0.1, "network"), (1e-8, 0, "undecided"))
+    for value, error, fault in cases:
         assert decide("FD", far, estimate(value, error, 0.0)).fault == fault
 
 

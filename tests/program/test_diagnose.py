@@ -40,11 +40,11 @@ def test_of_an_exact_score_and_a_crude_sampler_the_solver_is_at_fault(server):
     report = read("exact/version_0")
     assert report["about"]["fault"] == "solver"
     assert " ".join(report["about"]["verdict"].split()) in " ".join(output.split())
-    assert report["about"]["verdict"].startswith("The solver: with ")
+    assert report["about"]["verdict"].startswith("The solver: ")
     estimates = report["estimates"]
     assert list(estimates) == [
         *("the_sampler", "4_times_the_steps", "with_a_corrector", "SDE-DPM-Solver++,_100_steps"),
-        *("excess_loss", "curl", "stein_residual"),
+        *("with_the_exact_score", "excess_loss", "curl", "stein_residual"),
     ]
     assert estimates["excess_loss"]["value"] < 1e-6  # 64 midpoints an arc, and not 1024
     assert estimates["curl"]["value"] < 1e-3
@@ -87,7 +87,7 @@ def test_at_one_level_samples_are_compared_with_noised_data(cli):
     assert cli("diagnose", "--ckpt_path", "exact", *large) == 0
     report = read("exact/version_1")
     assert report["about"]["fault"] == "solver"
-    assert "with a corrector" in report["about"]["verdict"]
+    assert "(with a corrector)" in report["about"]["verdict"]
 
 
 def test_of_a_bad_network_and_a_good_sampler_the_network_is_at_fault(cli, trained):

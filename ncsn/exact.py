@@ -48,6 +48,35 @@ class ExactScore(ScoreNetwork):
         """Draw independent points of the data, without noise, shape ``(num, *event)``."""
 
 
+class Noised(ExactScore):
+    """A density noised at a level, which samples follow that are not denoised in the end.
+
+    Args:
+        clean: The density without the noise.
+        sigma: The level, >= 0.
+    """
+
+    def __init__(self, clean: ExactScore, sigma: float) -> None:
+        super().__init__()
+        self.clean, self.sigma = clean, sigma
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The score, of the shape of ``x``."""
+        return self.clean(x, self._total(sigma))
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """See :meth:`ExactScore.log_density`."""
+        return self.clean.log_density(x, self._total(sigma))
+
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """See :meth:`ExactScore.sample`."""
+        x = self.clean.sample(num, generator)
+        return x + self.sigma * normal_like(x, generator)
+
+    def _total(self, sigma: Tensor) -> Tensor:
+        return torch.hypot(sigma, sigma.new_full((), self.sigma))
+
+
 class Gaussian(ExactScore):
     """N(mean, covariance), noised: N(mean, covariance + σ² I).
 

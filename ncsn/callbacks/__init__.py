@@ -1,4 +1,4 @@
-"""Callbacks: checks, the average of the weights, previews, predictions, test reports.
+"""Callbacks: checks, the average of the weights, previews, predictions, tests, diagnoses.
 
 None imports another. What they do depends on the order in which Lightning calls them: first those
 of the trainer, in the order of its list, then those of the module (the preview), and those that
@@ -24,6 +24,7 @@ on_fit_end               ``EMA`` does so after a finished run; ``Preview`` draws
 =======================  ===========================================================
 """
 
+from ncsn.callbacks.diagnosis import Diagnosis
 from ncsn.callbacks.divergence import Divergence
 from ncsn.callbacks.ema import EMA
 from ncsn.callbacks.predictions import SampleWriter
@@ -31,4 +32,12 @@ from ncsn.callbacks.preflight import Preflight
 from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.test_report import TestReport
 
-__all__ = ["EMA", "Divergence", "Preflight", "Preview", "SampleWriter", "TestReport"]
+__all__ = [
+    "EMA",
+    "Diagnosis",
+    "Divergence",
+    "Preflight",
+    "Preview",
+    "SampleWriter",
+    "TestReport",
+]

@@ -1,7 +1,9 @@
 """What the callbacks that draw samples share."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,15 +12,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from rich.progress import track
 from torch import Tensor, nn
+from torchmetrics import CatMetric
 
 from ncsn import plots
 from ncsn.evaluation import Model
 from ncsn.evaluation.kinds import Pictures
-from ncsn.sampling import Monitor
+from ncsn.levels import ScoreFunction
+from ncsn.random import global_seed
+from ncsn.sampling import Monitor, Sampler
 
 if TYPE_CHECKING:
     from ncsn.data import InMemoryDataModule
     from ncsn.modules import ScoreModule
+
+VALUES_PER_BATCH = 2**18  # in a batch of samples, or of examples whose likelihood is computed
 
 
 def data_of(trainer: Trainer) -> "InMemoryDataModule":
@@ -52,7 +59,9 @@ def evaluating(trainer: Trainer, pl_module: LightningModule) -> Iterator["ScoreM
 
 
 @contextmanager
-def monitored(trainer: Trainer, num_steps: int, *monitors: Monitor) -> Iterator[Monitor]:
+def monitored(
+    trainer: Trainer, num_steps: int, *monitors: Monitor, title: str = "Sampling"
+) -> Iterator[Monitor]:
     """A monitor that calls others, with a progress bar of ``num_steps`` (0: none) on rank 0.
 
     After each step it calls the hook ``on_sampling_step(trainer)`` of every callback that has one,
@@ -61,7 +70,7 @@ def monitored(trainer: Trainer, num_steps: int, *monitors: Monitor) -> Iterator[
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     hooks = [each.on_sampling_step for each in callbacks if hasattr(each, "on_sampling_step")]
     hidden = not (num_steps and trainer.is_global_zero)
-    bar = track(range(num_steps), "Sampling", disable=hidden)
+    bar = track(range(num_steps), title, disable=hidden)
     with closing(iter(bar)) as progress:  # type: ignore[type-var]
 
         def monitor(sigma: float, x: Tensor) -> None:
@@ -73,6 +82,61 @@ def monitored(trainer: Trainer, num_steps: int, *monitors: Monitor) -> Iterator[
 
         yield monitor
         next(progress, None)  # completes the bar
+
+
+def draw_samples(
+    trainer: Trainer,
+    module: "ScoreModule",
+    num: int,
+    sampler: Sampler | None = None,
+    title: str = "Sampling",
+    score: ScoreFunction | None = None,
+) -> Tensor:
+    """Samples 0, ..., num - 1, drawn by all ranks together, on every rank.
+
+    Args:
+        trainer: The trainer.
+        module: The model.
+        num: Number of samples.
+        sampler: By default, the model's.
+        title: Of the progress bar.
+        score: By default, the model's.
+
+    Raises:
+        ValueError: If there are fewer samples than ranks.
+    """
+    if num < trainer.world_size:
+        raise ValueError(f"{num} samples cannot be shared among {trainer.world_size} processes")
+    sampler = sampler or module.sampler
+    samples = CatMetric(nan_strategy="disable").to(module.device)
+    batches = batches_of(trainer, module, num)
+    num_steps = len(batches) * sampler.num_steps_on(module.noise_levels)
+    with monitored(trainer, num_steps, title=title) as monitor:
+        for start, stop in batches:
+            samples.update(module.draw(start, stop, sampler=sampler, monitor=monitor, score=score))
+    return samples.compute().view(num, *module.data_shape)
+
+
+def batches_of(trainer: Trainer, module: "ScoreModule", num: int) -> list[tuple[int, int]]:
+    """This rank's share of 0, ..., num - 1, in batches (start, stop)."""
+    rank, size = trainer.global_rank, trainer.world_size
+    first, last = rank * num // size, (rank + 1) * num // size
+    step = max(1, VALUES_PER_BATCH // math.prod(module.data_shape))
+    return [(start, min(start + step, last)) for start in range(first, last, step)]
+
+
+def about_model(trainer: Trainer, module: "ScoreModule", samples: Tensor) -> dict[str, Any]:
+    """What was evaluated, and how."""
+    return {
+        "checkpoint": str(trainer.ckpt_path),
+        "model": type(module).__name__,
+        "data": type(data_of(trainer)).__name__,
+        "sampler": str(module.sampler),
+        "num_evaluations": module.sampler.num_evaluations,
+        "num_samples": len(samples),
+        "seed": global_seed(),
+        "time": datetime.now().isoformat(timespec="seconds"),
+    }
 
 
 def write_pictures(

@@ -1,10 +1,8 @@
 """What ``test`` reports in addition to the loss: samples, likelihood, losses level by level."""
 
-import math
-from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import track
@@ -12,17 +10,23 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from ncsn import plots
-from ncsn.callbacks.common import data_of, evaluating, model_of, monitored, write_pictures
+from ncsn.callbacks.common import (
+    about_model,
+    batches_of,
+    data_of,
+    draw_samples,
+    evaluating,
+    model_of,
+    write_pictures,
+)
 from ncsn.evaluation import Kind, Reference, Report
 from ncsn.evaluation.classifier import classifier_accuracy
 from ncsn.evaluation.images import inception_distance
 from ncsn.exact import Empirical
-from ncsn.random import SampleGenerator, global_seed
+from ncsn.random import SampleGenerator
 
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
-
-VALUES_PER_BATCH = 2**18  # in a batch of samples, or of examples whose likelihood is computed
 
 
 class TestReport(Callback):
@@ -68,7 +72,7 @@ class TestReport(Callback):
         kind, reference = data.kind, data.reference("test")
         with evaluating(trainer, pl_module) as module:
             samples = self.draw(trainer, module, kind, reference)
-            report = Report(_about(trainer, module, samples) | kind.notes(reference))
+            report = Report(about_model(trainer, module, samples) | kind.notes(reference))
             self.add_likelihood(trainer, module, kind, reference, report)
             pictures: dict[str, plots.Picture] = {}
             failure = ""
@@ -99,17 +103,7 @@ class TestReport(Callback):
             ValueError: If there are fewer samples than ranks.
         """
         num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
-        if num < trainer.world_size:
-            raise ValueError(
-                f"{num} samples cannot be shared among {trainer.world_size} processes"
-            )
-        samples = CatMetric(nan_strategy="disable").to(module.device)
-        batches = _batches(trainer, module, num)
-        num_steps = len(batches) * module.sampler.num_steps_on(module.noise_levels)
-        with monitored(trainer, num_steps) as monitor:
-            for start, stop in batches:
-                samples.update(module.draw(start, stop, monitor=monitor))
-        return samples.compute().view(num, *module.data_shape)
+        return draw_samples(trainer, module, num)
 
     def add_likelihood(
         self,
@@ -138,7 +132,7 @@ class TestReport(Callback):
         prior, sigma_min = Empirical(train), module.noise_levels[-1].item()
         values, errors = (CatMetric(nan_strategy="disable").to(x.device) for _ in range(2))
         for start, stop in track(
-            _batches(trainer, module, num), "Likelihood", disable=not trainer.is_global_zero
+            batches_of(trainer, module, num), "Likelihood", disable=not trainer.is_global_zero
         ):
             # The noise of an example depends on its number alone, not on the batch.
             generator = SampleGenerator(0, start, stop, device=x.device)
@@ -168,25 +162,3 @@ class TestReport(Callback):
         if self.with_classifier and labels is not None:
             report.estimates |= classifier_accuracy(kind.encode(samples), labels, reference)
         return pictures
-
-
-def _batches(trainer: Trainer, module: "ScoreModule", num: int) -> list[tuple[int, int]]:
-    """This rank's share of 0, ..., num - 1, in batches (start, stop)."""
-    rank, size = trainer.global_rank, trainer.world_size
-    first, last = rank * num // size, (rank + 1) * num // size
-    step = max(1, VALUES_PER_BATCH // math.prod(module.data_shape))
-    return [(start, min(start + step, last)) for start in range(first, last, step)]
-
-
-def _about(trainer: Trainer, module: "ScoreModule", samples: Tensor) -> dict[str, Any]:
-    """What was evaluated, and how."""
-    return {
-        "checkpoint": str(trainer.ckpt_path),
-        "model": type(module).__name__,
-        "data": type(data_of(trainer)).__name__,
-        "sampler": str(module.sampler),
-        "num_evaluations": module.sampler.num_evaluations,
-        "num_samples": len(samples),
-        "seed": global_seed(),
-        "time": datetime.now().isoformat(timespec="seconds"),
-    }

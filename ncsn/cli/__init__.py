@@ -18,6 +18,7 @@ COMMANDS = {
     "fit": "train a model",
     "validate": "compute the loss on the validation data",
     "test": "evaluate a model: samples, likelihood, losses",
+    "diagnose": "tell the faults of the network from those of the solver",
     "predict": "draw samples",
     "evaluate": "compare samples from any program with data",
     "export": "write a model to a folder, with a model card",

@@ -1,4 +1,4 @@
-"""The commands: fit, validate, test, predict, export.
+"""The commands: fit, validate, test, diagnose, predict, export.
 
 Each is a function whose parameters are its options, and whose docstring is their help.
 """
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from ncsn.callbacks import SampleWriter, TestReport
+from ncsn.callbacks import Diagnosis, SampleWriter, TestReport
 from ncsn.cli.parser import CLI
 from ncsn.evaluation.images import Images
 from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
@@ -77,8 +78,24 @@ def test(
         raise ValueError("--classifier_accuracy is for class-conditional models: leave it out")
     _check(cli)
     report = TestReport(num_samples, num_likelihood_examples, inception, classifier_accuracy)
-    cli.trainer.callbacks.append(report)  # type: ignore[attr-defined]
-    cli.trainer.test(cli.model, cli.datamodule, cli.checkpoint, verbose=False, weights_only=True)
+    _run_test(cli, report)
+
+
+def diagnose(cli: CLI, num_samples: int | None = None) -> None:
+    """Say what keeps samples from the data, the network or the solver.
+
+    Draws the same samples with 4 times the steps, with a corrector, and with another solver;
+    measures the loss, the curl and the divergence of the network's score at each noise level.
+    Prints a table and a verdict, and writes diagnosis.json, estimates.csv, levels.csv and a
+    picture to the run's directory.
+
+    Args:
+        num_samples: Number of samples of each solver, by default 5,000 points or 1,000 images;
+            no more than there are test images.
+    """
+    _check_positive("num_samples", num_samples)
+    _check(cli)
+    _run_test(cli, Diagnosis(num_samples))
 
 
 def predict(
@@ -174,7 +191,15 @@ def export(
     rank_zero_info(f"{type(cli.model).__name__} is in {output}")
 
 
-COMMANDS = {command.__name__: command for command in (fit, validate, test, predict, export)}
+COMMANDS = {
+    command.__name__: command for command in (fit, validate, test, diagnose, predict, export)
+}
+
+
+def _run_test(cli: CLI, report: Callback) -> None:
+    """Run the test loop, with a callback that reports at its end."""
+    cli.trainer.callbacks.append(report)  # type: ignore[attr-defined]
+    cli.trainer.test(cli.model, cli.datamodule, cli.checkpoint, verbose=False, weights_only=True)
 
 
 def _check(cli: CLI) -> dict[str, Any] | None:

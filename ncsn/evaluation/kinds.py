@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ncsn.evaluation.estimate import Estimates
+from ncsn.evaluation.estimate import Estimate, Estimates
 from ncsn.exact import ExactScore
 from ncsn.levels import ScoreFunction
 from ncsn.plots import Picture
@@ -113,6 +113,10 @@ class Kind(ABC):
         Raises:
             ValueError: If a sample is not finite, or there are too few.
         """
+
+    def distance(self, samples: Tensor, reference: Reference) -> Estimate:
+        """The first of the distances of :meth:`compare`."""
+        return next(iter(self.compare(samples, reference).values()))
 
     @abstractmethod
     def evaluate(self, model: Model | None, samples: Tensor, reference: Reference) -> Evaluation:

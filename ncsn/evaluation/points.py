@@ -1,12 +1,21 @@
 """Points: float32 everywhere; compared by distances, and with the exact density if it is known."""
 
 import math
+from collections.abc import Callable, Collection
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.evaluation.estimate import Estimates, check_finite, estimate_all, estimate_mean
+from ncsn.evaluation.estimate import (
+    Better,
+    Estimate,
+    Estimates,
+    check_finite,
+    estimate_all,
+    estimate_mean,
+)
 from ncsn.evaluation.kinds import Evaluation, Kind, Model, Pictures, Reference
 from ncsn.evaluation.metrics import (
     energy_distance,
@@ -17,6 +26,12 @@ from ncsn.evaluation.metrics import (
 )
 from ncsn.levels import ScoreFunction
 from ncsn.random import Stream, seeded_generator
+
+TITLES: dict[str, tuple[str, Better]] = {
+    "sliced_wasserstein": ("sliced Wasserstein-2 distance", "lower"),
+    "energy_distance": ("energy distance", "lower"),
+    "mmd": ("squared MMD (Gaussian kernel)", "lower"),
+}
 
 
 class Points(Kind):
@@ -56,6 +71,13 @@ class Points(Kind):
     def compare(self, samples: Tensor, reference: Reference, *, errors: bool = True) -> Estimates:
         """See :func:`compare_points`."""
         return compare_points(samples, *_two_sets(reference, samples), errors=errors)
+
+    def distance(self, samples: Tensor, reference: Reference) -> Estimate:
+        """The sliced Wasserstein distance."""
+        (found,) = compare_points(
+            samples, *_two_sets(reference, samples), names=["sliced_wasserstein"]
+        ).values()
+        return found
 
     def evaluate(self, model: Model | None, samples: Tensor, reference: Reference) -> Evaluation:
         """Distances, and the excess of the model's loss over the exact score's."""
@@ -101,11 +123,17 @@ class Points(Kind):
 
 
 def compare_points(
-    samples: Tensor, data: Tensor, fresh: Tensor, *, errors: bool = True
+    samples: Tensor,
+    data: Tensor,
+    fresh: Tensor,
+    *,
+    errors: bool = True,
+    names: Collection[str] = TITLES,
 ) -> Estimates:
     """Distances between samples and data, and between fresh data and data, for the floor.
 
     All are points, of shape ``(n, dim)``; see :func:`ncsn.evaluation.estimate.estimate_all`.
+    ``names`` are the distances that are wanted.
 
     Raises:
         ValueError: If a sample is not finite.
@@ -113,20 +141,15 @@ def compare_points(
     check_finite(samples)
     # Gretton et al. 2012, section 8: the bandwidth is the median distance.
     kernel = gaussian_kernel(torch.pdist(data[:1000]).median().item())
+    distances: dict[str, Callable[[Tensor, Tensor], float]] = {
+        "sliced_wasserstein": sliced_wasserstein,
+        "energy_distance": energy_distance,
+        "mmd": partial(kernel_distance, kernel=kernel, unbiased=False),
+    }
     return estimate_all(
-        lambda x, y: {
-            "sliced_wasserstein": sliced_wasserstein(x, y),
-            "energy_distance": energy_distance(x, y),
-            "mmd": kernel_distance(x, y, kernel, unbiased=False),
-        },
-        {
-            "sliced_wasserstein": ("sliced Wasserstein-2 distance", "lower"),
-            "energy_distance": ("energy distance", "lower"),
-            "mmd": ("squared MMD (Gaussian kernel)", "lower"),
-        },
-        samples,
-        fresh,
-        data,
+        lambda x, y: {name: distances[name](x, y) for name in names},
+        {name: TITLES[name] for name in names},
+        *(samples, fresh, data),
         errors=errors,
         distance=True,
     )

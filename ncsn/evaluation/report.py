@@ -14,10 +14,12 @@ from ncsn.evaluation.estimate import Estimates
 from ncsn.evaluation.files import replacing, write_csv
 
 NOTES = (
+    "compared_with",
     "features",
     "training_data",
     "likelihood",
     "likelihood_solver_error",
+    "rule",
 )  # what the table says in addition to the sampler
 
 REQUIRED = {"time"}  # in ``about``
@@ -38,12 +40,17 @@ class Report:
     estimates: Estimates = field(default_factory=dict)
     levels: list[dict[str, float]] = field(default_factory=list)
 
-    def write(self, directory: Path, pictures: dict[str, plots.Picture] | None = None) -> None:
-        """Write ``evaluation.json`` with all numbers, ``estimates.csv`` and ``levels.csv``.
+    def write(
+        self,
+        directory: Path,
+        pictures: dict[str, plots.Picture] | None = None,
+        name: str = "evaluation",
+    ) -> None:
+        """Write ``{name}.json`` with all numbers, ``estimates.csv`` and ``levels.csv``.
 
         ``pictures``, by name, become ``pictures/NAME.png``.
         """
-        with replacing(directory / "evaluation.json") as file:
+        with replacing(directory / f"{name}.json") as file:
             file.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
         estimates = [{"name": name, **asdict(each)} for name, each in self.estimates.items()]
         for name, rows in (("estimates", estimates), ("levels", self.levels)):

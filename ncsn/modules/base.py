@@ -139,18 +139,19 @@ class ScoreModule(StorableModule, ABC):
         sampler: Sampler | None = None,
         generator: Generator = None,
         monitor: Monitor | None = None,
+        score: ScoreFunction | None = None,
     ) -> Tensor:
         """Draw samples, shape ``(num, *data_shape)``, in the units of the data.
 
         ``label`` is the class of each, shape ``(num,)``; see :class:`ncsn.sampling.Sampler`.
+        ``score`` takes the place of the model's, which knows the label.
         """
         sampler = sampler or self.sampler
         empty = self.noise_levels.new_empty(num, *self.data_shape)
         x = sampler.initial(empty, self.noise_levels, generator)
-        score: ScoreFunction = self.score
-        if label is not None and self.network.num_classes:
+        if score is None and label is not None and self.network.num_classes:
             score = classifier_free_guidance(self.score, label, self.guidance_scale)
-        return sampler(score, x, self.noise_levels, generator, monitor)
+        return sampler(score or self.score, x, self.noise_levels, generator, monitor)
 
     def draw(self, start: int, stop: int, label: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Draw samples number ``start <= i < stop``, each the same in any batch, on any rank."""

@@ -1,6 +1,12 @@
 """Pictures, from tensors. Nothing here knows about training."""
 
-from ncsn.plots.curves import plot_classes, plot_comparison, plot_levels, plot_losses
+from ncsn.plots.curves import (
+    plot_classes,
+    plot_comparison,
+    plot_diagnosis,
+    plot_levels,
+    plot_losses,
+)
 from ncsn.plots.images import (
     animate,
     image_grid,
@@ -24,6 +30,7 @@ __all__ = [
     "plot_annealing",
     "plot_classes",
     "plot_comparison",
+    "plot_diagnosis",
     "plot_fields",
     "plot_levels",
     "plot_losses",

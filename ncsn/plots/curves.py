@@ -45,6 +45,51 @@ def plot_levels(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     return figure
 
 
+def plot_diagnosis(
+    rows: Sequence[Mapping[str, float]],
+    distances: Mapping[str, tuple[float, float]],
+    floor: tuple[float, float],
+    title: str,
+) -> Figure:
+    """Draw the loss at each noise level, curl and Stein residual, and distances of solvers.
+
+    ``rows`` has those of :func:`ncsn.evaluation.metrics.losses_per_level` and
+    :func:`ncsn.evaluation.metrics.field_per_level`; ``distances`` and the ``floor`` are values
+    with standard errors; ``title`` is what the distance is called.
+    """
+    figure = new_figure(15.0, 4.2)
+    losses, field, quality = figure.subplots(1, 3)
+    _levels(losses, {"model": rows})
+    if "excess" in rows[0]:
+        _errorbars(losses, rows, "excess", "excess over the exact score", "tab:orange")
+        losses.set_ylim(bottom=min(max(row["excess"], 1e-8) for row in rows) / 3)
+        losses.legend()
+    _errorbars(field, rows, "curl", "curl", "tab:blue")
+    _errorbars(field, rows, "stein_residual", "Stein residual", "tab:orange")
+    field.axhline(0, color="black", linestyle=":", label="exact score")
+    field.set(xscale="log", xlabel="noise level $\\sigma$", title="± 2 standard errors")
+    field.grid(alpha=0.3, which="both")
+    field.legend()
+    for name, (value, error) in reversed(list(distances.items())):
+        quality.errorbar(value, name, xerr=2 * error, marker="o", color=SAMPLE_COLOR, capsize=3)
+    low, high = floor[0] - 2 * floor[1], floor[0] + 2 * floor[1]
+    quality.axvspan(low, high, color="black", alpha=0.15, label="floor (± 2 standard errors)")
+    quality.set(xlabel=title, title="samples by solver (± 2 standard errors)")
+    quality.margins(y=0.2)
+    quality.grid(alpha=0.3)
+    quality.legend()
+    return figure
+
+
+def _errorbars(
+    axes: Axes, rows: Sequence[Mapping[str, float]], name: str, label: str, color: str
+) -> None:
+    """A quantity at each noise level, with two standard errors."""
+    sigma, values = ([row[key] for row in rows] for key in ("sigma", name))
+    errors = [2 * row[f"{name}_standard_error"] for row in rows]
+    axes.errorbar(sigma, values, errors, marker=".", label=label, color=color)
+
+
 def plot_comparison(
     curves: Mapping[str, Mapping[str, Curve]], levels: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> Figure:

@@ -6,17 +6,20 @@ from ncsn.sampling.guidance import classifier_free_guidance
 from ncsn.sampling.inverse import inpaint
 from ncsn.sampling.langevin import AnnealedLangevin, ConsistentAnnealedSampling, Langevin
 from ncsn.sampling.likelihood import log_density
+from ncsn.sampling.metropolis import Corrected, MetropolisLangevin
 from ncsn.sampling.reverse import Ancestral, PredictorCorrector
 
 __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "ConsistentAnnealedSampling",
+    "Corrected",
     "DPMSolver",
     "Euler",
     "Heun",
     "LadderSampler",
     "Langevin",
+    "MetropolisLangevin",
     "Monitor",
     "PredictorCorrector",
     "Sampler",

@@ -49,6 +49,8 @@ class Sampler(Configured, ABC):
 
     Attributes:
         num_evaluations: Network evaluations of the last call, as counted.
+        acceptance: Share of the proposals that the last call accepted at each noise level, of
+            samplers with a Metropolis step: scalars on the samples' device.
 
     Raises:
         ValueError: Here and in all samplers, if a value is outside its domain.
@@ -62,6 +64,7 @@ class Sampler(Configured, ABC):
         if prior not in ("normal", "uniform"):
             raise ValueError(f"prior must be 'normal' or 'uniform', got {prior!r}")
         self.prior, self.denoise = prior, denoise
+        self.acceptance: dict[float, Tensor] = {}
 
     @abstractmethod
     def step(
@@ -116,7 +119,7 @@ class Sampler(Configured, ABC):
         """
         monitor = monitor or (lambda sigma, x: None)
         run = copy(self)  # what a multistep method remembers belongs to one call
-        run.num_evaluations = 0
+        run.num_evaluations, run.acceptance = 0, {}
 
         def level_score(x: Tensor, sigma: float) -> Tensor:
             run.num_evaluations += 1
@@ -129,11 +132,12 @@ class Sampler(Configured, ABC):
         if self.denoise:
             x = x + path[-1] ** 2 * level_score(x, path[-1])
             monitor(path[-1], x)
-        self.num_evaluations = run.num_evaluations
+        self.num_evaluations, self.acceptance = run.num_evaluations, run.acceptance
         return x
 
     def __str__(self) -> str:
-        args = {k: v for k, v in vars(self).items() if k != "num_evaluations" and k[0] != "_"}
+        measured = ("num_evaluations", "acceptance")
+        args = {k: v for k, v in vars(self).items() if k not in measured and k[0] != "_"}
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in args.items())})"
 
 

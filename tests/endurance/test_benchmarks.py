@@ -32,6 +32,16 @@ def test_samplers(trained, capsys):
     assert Path("samplers.png").is_file()
 
 
+def test_exact_sampling(capsys):
+    from exact_sampling import measure
+
+    measure(num_samples=50, num_steps=2)
+    table = capsys.readouterr().out
+    assert "| moons | 5 |" in table
+    assert "| mixture | 0.1 |" in table
+    assert Path("exact_sampling.png").is_file()
+
+
 def test_conditioning(trained, cli, mnist_dir):
     from conditioning import draw_conditioning
 

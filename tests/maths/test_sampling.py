@@ -16,10 +16,12 @@ from ncsn.sampling import (
     Ancestral,
     AnnealedLangevin,
     ConsistentAnnealedSampling,
+    Corrected,
     DPMSolver,
     Euler,
     Heun,
     Langevin,
+    MetropolisLangevin,
     PredictorCorrector,
 )
 
@@ -31,6 +33,8 @@ LEVELS = geometric(1.0, 0.1, 4)
     [
         Langevin(epsilon=0.02, num_steps=1000, denoise=False),
         AnnealedLangevin(steps_per_level=200),
+        MetropolisLangevin(steps_per_level=40),
+        Corrected(Euler(num_steps=20), MetropolisLangevin(5)),
         ConsistentAnnealedSampling(num_steps=400),
         ConsistentAnnealedSampling(step_size=0.1, num_steps=400),
         Ancestral(num_steps=400),
@@ -88,6 +92,10 @@ SAMPLERS = [  # with the number of evaluations and of steps on the four levels
     (DPMSolver(9), 9, 9),
     (DPMSolver(9, ladder=Rho(7)), 9, 9),
     (DPMSolver(9, eta=1.0), 9, 9),
+    (MetropolisLangevin(2), 29, 9),
+    (MetropolisLangevin(2, num_nodes=2, prior="uniform", denoise=False), 12, 8),
+    (Corrected(DPMSolver(4), MetropolisLangevin(2, num_nodes=3)), 19, 10),
+    (Corrected(Langevin(0.01, 7), AnnealedLangevin(2)), 9, 9),
 ]
 each_sampler = pytest.mark.parametrize(
     "sampler", [case[0] for case in SAMPLERS], ids=[str(case[0]) for case in SAMPLERS]

@@ -8,6 +8,7 @@ from ncsn.evaluation.metrics.distances import (
     kernel_distance,
     sliced_wasserstein,
 )
+from ncsn.evaluation.metrics.field import field_per_level, measure_field
 from ncsn.evaluation.metrics.frechet import frechet_distance, load_inception
 from ncsn.evaluation.metrics.manifold import precision_recall_density_coverage
 from ncsn.evaluation.metrics.memorisation import Neighbours, memorisation_rate, nearest_neighbours
@@ -21,11 +22,13 @@ __all__ = [
     "confidence",
     "cubic_kernel",
     "energy_distance",
+    "field_per_level",
     "frechet_distance",
     "gaussian_kernel",
     "kernel_distance",
     "load_inception",
     "losses_per_level",
+    "measure_field",
     "measure_levels",
     "memorisation_rate",
     "nearest_neighbours",

@@ -1,0 +1,75 @@
+"""What ``diagnose`` reports: whether the network or the solver keeps samples from the data."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from ncsn.callbacks.common import (
+    about_model,
+    data_of,
+    draw_samples,
+    evaluating,
+    model_of,
+    write_pictures,
+)
+from ncsn.evaluation.diagnosis import diagnose, of_exact, solvers
+from ncsn.evaluation.images import MIN_IMAGES
+
+
+class Diagnosis(Callback):
+    """Draws the same samples with several solvers, and looks at the network's score.
+
+    The result is printed as a table and a sentence, and written to ``diagnosis.json``,
+    ``estimates.csv``, ``levels.csv`` and ``pictures/`` in the run's directory. Ranks share the
+    drawing of samples; the first rank does the rest.
+
+    Args:
+        num_samples: Number of samples of each solver; by default 5,000 points or 1,000 images.
+    """
+
+    def __init__(self, num_samples: int | None = None) -> None:
+        self.num_samples = num_samples
+        self.directory = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agree on the directory, which all ranks have to take part in."""
+        self.directory = Path(trainer.log_dir or "")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, compare, and write.
+
+        Raises:
+            ValueError: If samples are not finite, or too few.
+        """
+        data = data_of(trainer)
+        kind, reference = data.kind, data.reference("test")
+        num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
+        if num < MIN_IMAGES:
+            raise ValueError(f"{num} samples are too few to compare: take at least {MIN_IMAGES}")
+        with evaluating(trainer, pl_module) as module:
+            tried = solvers(module.sampler, module.noise_levels, reference.held_out[0].numel())
+            samples = {
+                name: draw_samples(trainer, module, num, sampler, f"Sampling ({name})")
+                for name, sampler in tried.items()
+            }
+            if reference.exact is not None:
+                tried |= (by_exact := of_exact(tried))
+                ((name, sampler),), exact = by_exact.items(), reference.exact.to(module.device)
+                title = f"Sampling ({name})"
+                samples[name] = draw_samples(trainer, module, num, sampler, title, exact)
+            failure = ""
+            if trainer.is_global_zero:
+                about = about_model(trainer, module, samples["the sampler"])
+                try:
+                    found = diagnose(model_of(module), samples, tried, kind, reference, about)
+                except ValueError as error:
+                    failure = str(error)
+        if failure := trainer.strategy.broadcast(failure):
+            raise ValueError(failure)
+        if trainer.is_global_zero:
+            report, pictures = found
+            report.write(self.directory, name="diagnosis")
+            write_pictures(trainer, lambda: pictures, self.directory / "pictures")
+            report.print(self.directory)
+            Console().print(report.about["verdict"])

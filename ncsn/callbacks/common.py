@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -20,15 +21,29 @@ if TYPE_CHECKING:
     from ncsn.data import InMemoryDataModule
     from ncsn.modules import ScoreModule
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def data_of(trainer: Trainer) -> "InMemoryDataModule":
     """The datamodule that the trainer was given."""
     return cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def model_of(module: "ScoreModule") -> Model:
+def in_precision(trainer: Trainer, function: Callable[P, T]) -> Callable[P, T]:
+    """A function of the network, which runs in the trainer's precision: nothing else should."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with trainer.precision_plugin.forward_context():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def model_of(trainer: Trainer, module: "ScoreModule") -> Model:
     """What is evaluated of a module."""
-    return Model(module.score, module.noise_levels)
+    return Model(in_precision(trainer, module.score), module.sampling_levels)
 
 
 @contextmanager
@@ -44,10 +59,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(trainer: Trainer, pl_module: LightningModule) -> Iterator["ScoreModule"]:
-    """The module in evaluation mode, without gradients, in the trainer's precision."""
-    precision = trainer.precision_plugin.forward_context()
-    with evaluation_mode(pl_module), torch.inference_mode(), precision:
+def evaluating(pl_module: LightningModule) -> Iterator["ScoreModule"]:
+    """The module in evaluation mode, without gradients."""
+    with evaluation_mode(pl_module), torch.inference_mode():
         yield cast("ScoreModule", pl_module)
 
 

@@ -12,8 +12,15 @@ from torch import Tensor
 from torchmetrics import CatMetric
 
 from ncsn import plots
-from ncsn.callbacks.common import data_of, evaluating, model_of, monitored, write_pictures
-from ncsn.evaluation import Kind, Reference, Report
+from ncsn.callbacks.common import (
+    data_of,
+    evaluating,
+    in_precision,
+    model_of,
+    monitored,
+    write_pictures,
+)
+from ncsn.evaluation import Kind, Model, Reference, Report
 from ncsn.evaluation.images import inception_distance
 from ncsn.exact import Empirical
 from ncsn.random import SampleGenerator, global_seed
@@ -62,7 +69,7 @@ class TestReport(Callback):
         """
         data = data_of(trainer)
         kind, reference = data.kind, data.reference("test")
-        with evaluating(trainer, pl_module) as module:
+        with evaluating(pl_module) as module:
             samples = self.draw(trainer, module, kind, reference)
             report = Report(_about(trainer, module, samples) | kind.notes(reference))
             self.add_likelihood(trainer, module, kind, reference, report)
@@ -70,7 +77,8 @@ class TestReport(Callback):
             failure = ""
             if trainer.is_global_zero:
                 try:
-                    pictures = self.add_samples(module, kind, samples, reference, report)
+                    model = model_of(trainer, module)
+                    pictures = self.add_samples(model, kind, samples, reference, report)
                 except (ValueError, ImportError, OSError) as error:
                     failure = str(error)
         report, failure = trainer.strategy.broadcast((report, failure))
@@ -99,12 +107,13 @@ class TestReport(Callback):
             raise ValueError(
                 f"{num} samples cannot be shared among {trainer.world_size} processes"
             )
-        samples = CatMetric(nan_strategy="disable").to(module.device)
+        samples, draw = CatMetric(nan_strategy="disable"), in_precision(trainer, module.draw)
+        samples.to(module.device)
         batches = _batches(trainer, module, num)
         num_steps = len(batches) * module.sampler.num_steps_on(module.noise_levels)
         with monitored(trainer, num_steps) as monitor:
             for start, stop in batches:
-                samples.update(module.draw(start, stop, monitor=monitor))
+                samples.update(draw(start, stop, monitor=monitor))
         return samples.compute().view(num, *module.data_shape)
 
     def add_likelihood(
@@ -131,7 +140,8 @@ class TestReport(Callback):
             kind.decode(part.to(module.device))
             for part in (reference.held_out[:num], reference.train)
         )
-        prior, sigma_min = Empirical(train), module.noise_levels[-1].item()
+        prior, sigma_min = Empirical(train), module.sampling_levels[-1].item()
+        log_likelihood = in_precision(trainer, log_likelihood)
         values, errors = (CatMetric(nan_strategy="disable").to(x.device) for _ in range(2))
         for start, stop in track(
             _batches(trainer, module, num), "Likelihood", disable=not trainer.is_global_zero
@@ -149,14 +159,14 @@ class TestReport(Callback):
 
     def add_samples(
         self,
-        module: "ScoreModule",
+        model: Model,
         kind: Kind,
         samples: Tensor,
         reference: Reference,
         report: Report,
     ) -> dict[str, plots.Picture]:
         """Add what is measured on samples and on levels; returns pictures by name."""
-        estimates, report.levels, pictures = kind.evaluate(model_of(module), samples, reference)
+        estimates, report.levels, pictures = kind.evaluate(model, samples, reference)
         report.estimates |= estimates
         if self.inception:
             report.estimates |= inception_distance(samples, reference)

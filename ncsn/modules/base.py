@@ -98,6 +98,11 @@ class ScoreModule(StorableModule, ABC):
                 values[f"model.{option}sampler.{name}"] = value
         return values
 
+    @property
+    def sampling_levels(self) -> Tensor:
+        """The noise levels in float32 at least, in which samples are drawn and evaluated."""
+        return self.noise_levels.to(torch.promote_types(self.noise_levels.dtype, torch.float32))
+
     @abstractmethod
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise levels of ``num`` training examples, shape ``(num,)``."""
@@ -140,17 +145,17 @@ class ScoreModule(StorableModule, ABC):
         generator: Generator = None,
         monitor: Monitor | None = None,
     ) -> Tensor:
-        """Draw samples, shape ``(num, *data_shape)``, in the units of the data.
+        """Draw samples, shape ``(num, *data_shape)``, float32 at least, in the units of the data.
 
         ``label`` is the class of each, shape ``(num,)``; see :class:`ncsn.sampling.Sampler`.
         """
         sampler = sampler or self.sampler
-        empty = self.noise_levels.new_empty(num, *self.data_shape)
-        x = sampler.initial(empty, self.noise_levels, generator)
+        levels = self.sampling_levels
+        x = sampler.initial(levels.new_empty(num, *self.data_shape), levels, generator)
         score: ScoreFunction = self.score
         if label is not None and self.network.num_classes:
             score = classifier_free_guidance(self.score, label, self.guidance_scale)
-        return sampler(score, x, self.noise_levels, generator, monitor)
+        return sampler(score, x, levels, generator, monitor)
 
     def draw(self, start: int, stop: int, label: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Draw samples number ``start <= i < stop``, each the same in any batch, on any rank."""

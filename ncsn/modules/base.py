@@ -211,7 +211,8 @@ class ScoreModule(StorableModule, ABC):
         per_level = self.val_loss.compute().view(-1)  # torchmetrics squeezes a single level away
         self.val_loss.reset()
         self.log(f"{stage}/loss_per_dim", per_level.nanmean(), prog_bar=True)
-        names = (f"{stage}/loss_per_dim/sigma={s:.4g}" for s in self.noise_levels.tolist())
+        # In a section of their own: W&B and TensorBoard group by what is before the slash.
+        names = (f"{stage}_levels/sigma={s:.4g}" for s in self.noise_levels.tolist())
         self.log_dict(dict(zip(names, per_level, strict=True)))
 
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end

@@ -100,6 +100,8 @@ SPELLING = {
     "class": (MOONS, "--model.network", "MPL", "--model.network: there is no class MPL", "MLP"),
     "class with its module": (MOONS, "--model.network", "ncsn.networks.MPL", "MPL", "MLP"),
     "class of torch": (MOONS, "--model.optimizer", "Adm", "no class Adm", "Adam"),
+    "beginning of a class": (DIGITS, "--data", "Digits", "no class Digits", "DigitsDataModule"),
+    "beginning of a class in lower case": (DIGITS, "--data", "moons", "", "MoonsDataModule"),
     "class of a model": (MOONS, "--model", "DSN", "--model DSN: there is no class DSN", "DSM"),
     "function": (
         *(MOONS, "--model.objective", "ncsn.objectives.implict_score_matching"),

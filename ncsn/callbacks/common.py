@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -92,7 +93,7 @@ def monitored(trainer: Trainer, num_steps: int, *monitors: Monitor) -> Iterator[
 def write_pictures(
     trainer: Trainer, draw: Callable[[], Pictures], directory: Path, suffix: str = ""
 ) -> None:
-    """Draw pictures, write them as ``directory/{name}{suffix}``, and send them to W&B.
+    """Draw pictures, write them as ``directory/{name}{suffix}``, and send them to the loggers.
 
     What cannot be drawn or written costs a warning and not the run.
     """
@@ -105,7 +106,7 @@ def write_pictures(
 
 
 def _log_picture(trainer: Trainer, name: str, path: Path) -> None:
-    """Send a picture to W&B with the step."""
+    """Send a picture to W&B and to TensorBoard, with the step."""
     step = trainer.global_step
     caption = [f"{name}, step {step}"]
     for logger in trainer.loggers:
@@ -114,3 +115,16 @@ def _log_picture(trainer: Trainer, name: str, path: Path) -> None:
             logger.log_video(f"pictures/{name}", files, step=step, **options)
         elif isinstance(logger, WandbLogger):
             logger.log_image(f"pictures/{name}", [str(path)], step=step, caption=caption)
+        elif isinstance(logger, TensorBoardLogger):
+            _add_file(logger.experiment, f"pictures/{name}", path, step)
+
+
+def _add_file(writer: Any, tag: str, path: Path, step: int) -> None:
+    """Give the file itself to TensorBoard, whose own functions cannot write an animation."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    with Image.open(path) as picture:
+        width, height = picture.size
+    size = {"width": width, "height": height, "colorspace": 3}
+    image = Summary.Image(encoded_image_string=path.read_bytes(), **size)
+    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -22,6 +22,9 @@ UNKNOWN_OPTION = re.compile(
     r"unrecognized arguments: --([\w.]+)"
 )
 
+OF_A_CLASS = re.compile(r"Problem with given class_path '(\S+)':\s+(.+)")
+"""The class that could not be made, and why."""
+
 WORDING = {
     r"Group '(.+)' does not accept option '(.+?)'": r"Option '\1.\2' is not accepted",
     r'Parser key "[^"]+": ?(?=\S)|Type \S.* expects a function or a callable class: ': "",

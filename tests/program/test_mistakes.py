@@ -41,6 +41,10 @@ MISTAKES = {
     ),
     "abbreviation": (["fit", *MOONS, "--trainer.max_epoch", "2"], "--trainer.max_epoch"),
     "unknown option": (["fit", *MOONS, "--model.sgima", "2"], "sgima"),
+    "a logger without its package": (
+        ["fit", *MOONS, "--trainer.logger+", "MLFlowLogger"],
+        "MLFlowLogger: Requirement 'mlflow",
+    ),
     "unknown class": (["fit", *MOONS, "--model.network", "UNett"], "UNett"),
     "no config": (["fit"], "data"),
     "missing config": (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),

@@ -1,6 +1,10 @@
 """The sweeps of ``configs/sweeps``, run by W&B's own agent as far as it goes without a server."""
 
 import csv
+import json
+import re
+import subprocess
+import sys
 from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +12,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from support.commands import QUICK, run_process
+from support.jobs import genuine
 from support.paths import CONFIGS, ROOT
+from support.wandb_server import wandb_server
 from wandb import wandb_agent
 
+GUIDE = ROOT / "docs/guide/wandb.md"
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
 SHORT = (*QUICK, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2)
 VARIANTS = ("${args}", "${args_no_equals}", "${args_no_hyphens}")
@@ -132,3 +139,34 @@ def test_values_of_any_type_arrive_as_python_writes_them(option, value, found, e
         assert config["class_path"] == "ncsn.sampling.Langevin"
         config = config["init_args"]["num_steps"]
     assert config == found
+
+
+def run_wandb(*args, **environment):
+    """Run W&B's own program; returns its output."""
+    command = [sys.executable, "-m", "wandb", *args]
+    env = {name: value for name, value in genuine(**environment).items() if value is not None}
+    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout + found.stderr
+
+
+def test_the_command_of_the_document_makes_a_sweep_whose_agent_runs_it():
+    (command,) = re.findall("^wandb (sweep .*)$", GUIDE.read_text(), re.MULTILINE)
+    Path("configs").symlink_to(CONFIGS)
+    sweep = read_sweep(Path(command.split()[-1]))
+    values = first_values(sweep) | {"trainer.max_epochs": 1, "model.preview.every_n_epochs": 0}
+    args = {name: {"value": value} for name, value in values.items()}
+    told = {"type": "run", "run_id": "run1", "program": sweep["program"], "args": args}
+    with wandb_server() as stub:
+        output = run_wandb(*command.split(), **stub.environment)
+        assert yaml.safe_load(stub.sweep) == sweep
+        (agent,) = re.findall("wandb (agent [\\w/]+)", output)
+        assert agent == "agent someone/ncsn/sweep1"
+        stub.commands.append(told)
+        run_wandb(*agent.split(), "--count", "1", **stub.environment)
+    queries = [json.loads(body) for path, body in stub.requests if path == "/graphql"]
+    runs = [each["variables"] for each in queries if "UpsertBucket" in each["query"]]
+    assert {run["sweep"] for run in runs} == {"sweep1"}
+    assert runs[0]["name"] == "run1"
+    assert any(b"val/loss_per_dim" in body for path, body in stub.requests if "stream" in path)
+    assert len(read_losses(Path("lightning_logs/digits/version_0"))) == 1

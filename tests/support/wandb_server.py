@@ -28,6 +28,12 @@ ANSWERS = {
     "createArtifactManifest": {"artifactManifest": {"id": "M", "file": {"id": "F"}}},
     "updateArtifactManifest": {"artifactManifest": {"id": "M", "file": {"id": "F"}}},
     "createArtifactFiles": {"files": {"edges": []}},
+    "upsertSweep": {
+        "sweep": {"name": "sweep1", "project": PROJECT},
+        "configValidationWarnings": [],
+    },
+    "createAgent": {"agent": {"id": "G"}},
+    "agentHeartbeat": {"agent": {"id": "G"}, "commands": "[]"},
     "commitArtifact": {"artifact": {"id": "A", "digest": "D"}},
 }
 """By the first field of a query of GraphQL."""
@@ -60,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/graphql":
             query = json.loads(body)
             field = re.search(r"{\s*(\w+)", query["query"])[1]
-            data = {field: self.data(field, query.get("variables", {}))}
+            data = {field: self.data(field, query.get("variables") or {})}
         return self.reply(200, json.dumps({"data": data}).encode())
 
     def data(self, field, variables):
@@ -71,6 +77,13 @@ class Handler(BaseHTTPRequestHandler):
         elif field == "createArtifactFiles":
             names = [each["name"] for each in variables["input"]["artifactFiles"]]
             answer["files"]["edges"] = [{"node": self.file(name)} for name in names]
+        elif field == "upsertSweep":
+            self.server.sweep = variables["config"]
+        elif field == "project" and "sweep" in variables:
+            sweep = {"id": "W", "name": "sweep1", "config": self.server.sweep}
+            answer = {"sweep": sweep | {"runs": {"edges": []}}}
+        elif field == "agentHeartbeat" and self.server.commands:
+            answer["commands"] = json.dumps([self.server.commands.pop(0)])
         elif field.endswith("ArtifactManifest"):
             answer["artifactManifest"]["file"] = self.file("manifest")
         return answer
@@ -97,6 +110,7 @@ def wandb_server(trouble=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.trouble = True, trouble
     server.requests, server.stopped = [], threading.Event()
+    server.sweep, server.commands = None, []  # its config, and what its agent is told
     server.handle_error = lambda *_: None
     server.environment = {
         "WANDB_MODE": None,

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -326,3 +328,20 @@ def test_tensorboard_gets_the_numbers_and_the_pictures(server):
         with Image.open(path) as picture:
             assert (event.width, event.height) == picture.size
     assert "pictures/annealing_gif" in {tag for tag, _ in found.values()}
+
+
+GUIDE = (ROOT / "docs/guide/wandb.md").read_text()
+COMMANDS = re.findall(r"^python -m ncsn (.*)$", GUIDE, re.MULTILINE)
+assert COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_guide_work(command, server):
+    if "tensorboard" in command:
+        pytest.importorskip("tensorboard")
+    args = [
+        str(ROOT / each) if each.startswith("configs/") else each for each in shlex.split(command)
+    ]
+    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    run_process(server, *args, *smoke("digits")[2:], *QUICK, WANDB_MODE="offline", PYTHONPATH=path)
+    assert history(only_run_file())

@@ -170,3 +170,15 @@ def test_the_command_of_the_document_makes_a_sweep_whose_agent_runs_it():
     assert runs[0]["name"] == "run1"
     assert any(b"val/loss_per_dim" in body for path, body in stub.requests if "stream" in path)
     assert len(read_losses(Path("lightning_logs/digits/version_0"))) == 1
+
+
+def test_the_parameters_of_the_document_are_options(run_agent):
+    sweep = read_sweep(CONFIGS / "sweeps/digits.yaml")
+    (snippet,) = re.findall("```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    sweep["parameters"] = yaml.safe_load(snippet)["parameters"]
+    values = first_values(sweep) | {"model.network": "ConditionedResNet"}
+    assert values["model.network"] in sweep["parameters"]["model.network"]["values"]
+    runs, _ = run_agent(sweep, values, *SHORT, WANDB_MODE="disabled")
+    config = yaml.safe_load((runs / "version_0/config.yaml").read_text())
+    network = config["model"]["init_args"]["network"]["class_path"]
+    assert network == "ncsn.networks.ConditionedResNet"

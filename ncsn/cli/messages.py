@@ -22,8 +22,10 @@ UNKNOWN_OPTION = re.compile(
     r"unrecognized arguments: --([\w.]+)"
 )
 
-OF_A_CLASS = re.compile(r"Problem with given class_path '(\S+)':\s+(.+)")
-"""The class that could not be made, and why."""
+IN_A_LIST = re.compile(
+    r"^  - (?!Not a valid subclass|Expected)((?:.+\n)+?)(?=  - |Given value)", re.MULTILINE
+)
+"""Why an object in a list could not be made."""
 
 WORDING = {
     r"Group '(.+)' does not accept option '(.+?)'": r"Option '\1.\2' is not accepted",

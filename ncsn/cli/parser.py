@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ncsn.callbacks import EMA, Divergence, Preflight
 from ncsn.cli.errors import fail, root_cause
-from ncsn.cli.messages import OF_A_CLASS, UNKNOWN_OPTION, did_you_mean, explain
+from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
@@ -250,8 +250,8 @@ class CLI(LightningCLI):
             cause = root_cause(error)
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
             # Of a list that holds what cannot be made, the last cause is that it is a list.
-            problem = OF_A_CLASS.search(str(error)) if "valid subclass" in str(cause) else None
-            reason = f"{problem[1]}: {problem[2]}" if problem else f"{kind}{cause}"
+            of_list = IN_A_LIST.search(str(error)) if "valid subclass" in str(cause) else None
+            reason = of_list[1] if of_list else f"{kind}{cause}"
             raise ValueError(f"the config cannot be used: {reason}") from cause
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.score = halve_when_out_of_memory(self.model.score)

@@ -121,10 +121,17 @@ class WandbLogger(LightningWandbLogger):
     """
 
     def __init__(
-        self, project: str | None = None, save_dir: str = "lightning_logs", **kwargs: Any
+        self,
+        project: str | None = None,
+        save_dir: str = "lightning_logs",
+        offline: bool = False,
+        **kwargs: Any,
     ) -> None:
         project = project or os.environ.get("WANDB_PROJECT") or "ncsn"
         super().__init__(project=project, save_dir=save_dir, **kwargs)
+        self._offline = (
+            offline  # Lightning refuses it with log_model, but `wandb sync` uploads both
+        )
         self._wandb_init.pop("anonymous", None)  # W&B no longer has it, and warns
         if sweep_run_id():  # the sweep decides, and W&B warns of other values
             self._wandb_init |= dict.fromkeys(("project", "entity", "id"))

@@ -298,6 +298,13 @@ def test_checkpoints_are_uploaded_on_request_the_best_and_the_last(server):
     assert len(found) == 2
 
 
+def test_an_offline_run_keeps_the_checkpoints_for_later(server):
+    offline = ("--config", OVERLAYS / "offline.yaml", "--wandb.log_model", "true")
+    run_process(server, "fit", *smoke("digits"), *QUICK, *offline, WANDB_MODE=None)
+    records = [r.artifact for r in wandb_records(only_run_file()) if r.HasField("artifact")]
+    assert [set(each.aliases) for each in records] == [{"latest", "best"}, {"latest", "last"}]
+
+
 def test_a_resumed_run_uploads_the_best_checkpoint_that_it_has_not_saved_itself(server):
     args = (*smoke("digits"), *QUICK, "--trainer.max_epochs")
     run_process(server, "fit", *args, 1, WANDB_MODE="disabled")

@@ -43,7 +43,7 @@ MISTAKES = {
     "unknown option": (["fit", *MOONS, "--model.sgima", "2"], "sgima"),
     "a logger without its package": (
         ["fit", *MOONS, "--trainer.logger+", "MLFlowLogger"],
-        "MLFlowLogger: Requirement 'mlflow",
+        "MLFlowLogger': Requirement 'mlflow",
     ),
     "unknown class": (["fit", *MOONS, "--model.network", "UNett"], "UNett"),
     "no config": (["fit"], "data"),

@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 from torchmetrics import CatMetric
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
 
 VALUES_PER_BATCH = 2**18  # in a batch of samples, or of examples whose likelihood is computed
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def data_of(trainer: Trainer) -> "InMemoryDataModule":
@@ -33,9 +37,20 @@ def data_of(trainer: Trainer) -> "InMemoryDataModule":
     return cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def model_of(module: "ScoreModule") -> Model:
+def in_precision(trainer: Trainer, function: Callable[P, T]) -> Callable[P, T]:
+    """A function of the network, which runs in the trainer's precision: nothing else should."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with trainer.precision_plugin.forward_context():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def model_of(trainer: Trainer, module: "ScoreModule") -> Model:
     """What is evaluated of a module."""
-    return Model(module.score, module.noise_levels)
+    return Model(in_precision(trainer, module.score), module.sampling_levels)
 
 
 @contextmanager
@@ -51,10 +66,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(trainer: Trainer, pl_module: LightningModule) -> Iterator["ScoreModule"]:
-    """The module in evaluation mode, without gradients, in the trainer's precision."""
-    precision = trainer.precision_plugin.forward_context()
-    with evaluation_mode(pl_module), torch.inference_mode(), precision:
+def evaluating(pl_module: LightningModule) -> Iterator["ScoreModule"]:
+    """The module in evaluation mode, without gradients."""
+    with evaluation_mode(pl_module), torch.inference_mode():
         yield cast("ScoreModule", pl_module)
 
 
@@ -111,9 +125,10 @@ def draw_samples(
     samples = CatMetric(nan_strategy="disable").to(module.device)
     batches = batches_of(trainer, module, num)
     num_steps = len(batches) * sampler.num_steps_on(module.noise_levels)
+    draw = in_precision(trainer, module.draw)
     with monitored(trainer, num_steps, title=title) as monitor:
         for start, stop in batches:
-            samples.update(module.draw(start, stop, sampler=sampler, monitor=monitor, score=score))
+            samples.update(draw(start, stop, sampler=sampler, monitor=monitor, score=score))
     return samples.compute().view(num, *module.data_shape)
 
 
@@ -142,7 +157,7 @@ def about_model(trainer: Trainer, module: "ScoreModule", samples: Tensor) -> dic
 def write_pictures(
     trainer: Trainer, draw: Callable[[], Pictures], directory: Path, suffix: str = ""
 ) -> None:
-    """Draw pictures, write them as ``directory/{name}{suffix}``, and send them to W&B.
+    """Draw pictures, write them as ``directory/{name}{suffix}``, and send them to the loggers.
 
     What cannot be drawn or written costs a warning and not the run.
     """
@@ -155,7 +170,7 @@ def write_pictures(
 
 
 def _log_picture(trainer: Trainer, name: str, path: Path) -> None:
-    """Send a picture to W&B with the step."""
+    """Send a picture to W&B and to TensorBoard, with the step."""
     step = trainer.global_step
     caption = [f"{name}, step {step}"]
     for logger in trainer.loggers:
@@ -164,3 +179,16 @@ def _log_picture(trainer: Trainer, name: str, path: Path) -> None:
             logger.log_video(f"pictures/{name}", files, step=step, **options)
         elif isinstance(logger, WandbLogger):
             logger.log_image(f"pictures/{name}", [str(path)], step=step, caption=caption)
+        elif isinstance(logger, TensorBoardLogger):
+            _add_file(logger.experiment, f"pictures/{name}", path, step)
+
+
+def _add_file(writer: Any, tag: str, path: Path, step: int) -> None:
+    """Give the file itself to TensorBoard, whose own functions cannot write an animation."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    with Image.open(path) as picture:
+        width, height = picture.size
+    size = {"width": width, "height": height, "colorspace": 3}
+    image = Summary.Image(encoded_image_string=path.read_bytes(), **size)
+    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

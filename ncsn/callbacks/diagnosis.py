@@ -47,8 +47,8 @@ class Diagnosis(Callback):
         num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
         if num < MIN_IMAGES:
             raise ValueError(f"{num} samples are too few to compare: take at least {MIN_IMAGES}")
-        with evaluating(trainer, pl_module) as module:
-            tried = solvers(module.sampler, module.noise_levels, reference.held_out[0].numel())
+        with evaluating(pl_module) as module:
+            tried = solvers(module.sampler, module.sampling_levels, reference.held_out[0].numel())
             samples = {
                 name: draw_samples(trainer, module, num, sampler, f"Sampling ({name})")
                 for name, sampler in tried.items()
@@ -62,7 +62,9 @@ class Diagnosis(Callback):
             if trainer.is_global_zero:
                 about = about_model(trainer, module, samples["the sampler"])
                 try:
-                    found = diagnose(model_of(module), samples, tried, kind, reference, about)
+                    found = diagnose(
+                        model_of(trainer, module), samples, tried, kind, reference, about
+                    )
                 except ValueError as error:
                     failure = str(error)
         if failure := trainer.strategy.broadcast(failure):

@@ -12,7 +12,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.callbacks.common import data_of, evaluating, model_of, monitored, write_pictures
+from ncsn.callbacks.common import (
+    data_of,
+    evaluating,
+    in_precision,
+    model_of,
+    monitored,
+    write_pictures,
+)
 from ncsn.evaluation import Trajectory
 from ncsn.sampling import Sampler
 
@@ -93,7 +100,7 @@ class Preview(Callback):
         error: Exception | None = None
         if trainer.is_global_zero:
             try:
-                with self._sampling(trainer, pl_module) as module:
+                with self._sampling(pl_module) as module:
                     estimates = self._preview(trainer, module)
             except Exception as failure:  # the other ranks wait, and must hear of it
                 error = failure.with_traceback(None) if trainer.world_size > 1 else failure
@@ -122,7 +129,7 @@ class Preview(Callback):
             return
         # Lightning has just moved the module to the CPU; the samples belong on the device.
         pl_module.to(trainer.strategy.root_device)
-        with self._sampling(trainer, pl_module) as module:
+        with self._sampling(pl_module) as module:
             self._final(trainer, module)
         pl_module.cpu()
         write_pictures(trainer, lambda: {"losses": plots.plot_losses(self.losses)}, self.directory)
@@ -150,7 +157,8 @@ class Preview(Callback):
         num = max(self.num_samples, num_compared)
         with monitored(trainer, 0) as monitor:
             sampler = self.sampler or module.preview_sampler
-            samples = module.draw(0, num, sampler=sampler, monitor=monitor)
+            draw = in_precision(trainer, module.draw)
+            samples = draw(0, num, sampler=sampler, monitor=monitor)
         self._write_samples(trainer, module, samples, f"_step={trainer.global_step:07d}")
         if not num_compared:
             return {}
@@ -166,7 +174,7 @@ class Preview(Callback):
         num_steps = module.sampler.num_steps_on(module.noise_levels)
         trajectory = Trajectory()
         with monitored(trainer, num_steps, trajectory) as monitor:
-            samples = module.draw(0, self.num_samples, monitor=monitor)
+            samples = in_precision(trainer, module.draw)(0, self.num_samples, monitor=monitor)
         if not samples.isfinite().all():
             rank_zero_warn(
                 "samples are not finite: lower the step size of model.sampler, or train longer"
@@ -186,13 +194,14 @@ class Preview(Callback):
         data, samples = data_of(trainer), samples[: self.num_samples]
         label, when = module.labels_in_turn(0, len(samples)), f", step {trainer.global_step:,}"
         reference = data.reference("val")
-        draw = partial(data.kind.draw_samples, samples, label, reference, model_of(module), when)
+        model = model_of(trainer, module)
+        draw = partial(data.kind.draw_samples, samples, label, reference, model, when)
         write_pictures(trainer, draw, self.directory, suffix)
 
     @contextmanager
-    def _sampling(self, trainer: Trainer, pl_module: LightningModule) -> Iterator["ScoreModule"]:
+    def _sampling(self, pl_module: LightningModule) -> Iterator["ScoreModule"]:
         """The module as it samples, while the clock runs."""
         start = time.perf_counter()
-        with evaluating(trainer, pl_module) as module:
+        with evaluating(pl_module) as module:
             yield module
         self.seconds_sampling += time.perf_counter() - start

@@ -16,10 +16,11 @@ from ncsn.callbacks.common import (
     data_of,
     draw_samples,
     evaluating,
+    in_precision,
     model_of,
     write_pictures,
 )
-from ncsn.evaluation import Kind, Reference, Report
+from ncsn.evaluation import Kind, Model, Reference, Report
 from ncsn.evaluation.classifier import classifier_accuracy
 from ncsn.evaluation.images import inception_distance
 from ncsn.exact import Empirical
@@ -70,7 +71,7 @@ class TestReport(Callback):
         """
         data = data_of(trainer)
         kind, reference = data.kind, data.reference("test")
-        with evaluating(trainer, pl_module) as module:
+        with evaluating(pl_module) as module:
             samples = self.draw(trainer, module, kind, reference)
             report = Report(about_model(trainer, module, samples) | kind.notes(reference))
             self.add_likelihood(trainer, module, kind, reference, report)
@@ -78,7 +79,11 @@ class TestReport(Callback):
             failure = ""
             if trainer.is_global_zero:
                 try:
-                    pictures = self.add_samples(module, kind, samples, reference, report)
+                    model, labels = (
+                        model_of(trainer, module),
+                        module.labels_in_turn(0, len(samples)),
+                    )
+                    pictures = self.add_samples(model, kind, samples, labels, reference, report)
                 except (ValueError, ImportError, OSError) as error:
                     failure = str(error)
         report, failure = trainer.strategy.broadcast((report, failure))
@@ -129,7 +134,8 @@ class TestReport(Callback):
             kind.decode(part.to(module.device))
             for part in (reference.held_out[:num], reference.train)
         )
-        prior, sigma_min = Empirical(train), module.noise_levels[-1].item()
+        prior, sigma_min = Empirical(train), module.sampling_levels[-1].item()
+        log_likelihood = in_precision(trainer, log_likelihood)
         values, errors = (CatMetric(nan_strategy="disable").to(x.device) for _ in range(2))
         for start, stop in track(
             batches_of(trainer, module, num), "Likelihood", disable=not trainer.is_global_zero
@@ -147,18 +153,18 @@ class TestReport(Callback):
 
     def add_samples(
         self,
-        module: "ScoreModule",
+        model: Model,
         kind: Kind,
         samples: Tensor,
+        labels: Tensor | None,
         reference: Reference,
         report: Report,
     ) -> dict[str, plots.Picture]:
         """Add what is measured on samples and on levels; returns pictures by name."""
-        estimates, report.levels, pictures = kind.evaluate(model_of(module), samples, reference)
+        estimates, report.levels, pictures = kind.evaluate(model, samples, reference)
         report.estimates |= estimates
         if self.inception:
             report.estimates |= inception_distance(samples, reference)
-        labels = module.labels_in_turn(0, len(samples))
         if self.with_classifier and labels is not None:
             report.estimates |= classifier_accuracy(kind.encode(samples), labels, reference)
         return pictures

@@ -22,6 +22,11 @@ UNKNOWN_OPTION = re.compile(
     r"unrecognized arguments: --([\w.]+)"
 )
 
+IN_A_LIST = re.compile(
+    r"^  - (?!Not a valid subclass|Expected)((?:.+\n)+?)(?=  - |Given value)", re.MULTILINE
+)
+"""Why an object in a list could not be made."""
+
 WORDING = {
     r"Group '(.+)' does not accept option '(.+?)'": r"Option '\1.\2' is not accepted",
     r'Parser key "[^"]+": ?(?=\S)|Type \S.* expects a function or a callable class: ': "",
@@ -50,7 +55,12 @@ def explain(message: str) -> str:
     if missing := re.search(r"there is no class (\w+)$|'(\S+)' has no attribute '(\w+)'", reason):
         name, module, attribute = missing.groups()
         modules = {module} if module else CLASSES
-        known = {each for path in sys.modules.keys() & modules for each in vars(sys.modules[path])}
+        known = {
+            each
+            for path in sys.modules.keys() & modules
+            for each, value in vars(sys.modules[path]).items()
+            if module or isinstance(value, type)
+        }
         reason += did_you_mean(name or attribute, known, cutoff=0.6)
     if unknown := re.match(r"Option '(.+?)' is not accepted(.*)", reason):
         prefix, of = f"{option}.".replace("--.", "--"), f" of {owner[-1]}" if owner else ""
@@ -59,6 +69,11 @@ def explain(message: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.75) -> str:
-    """The end of a message about an unknown name: the most similar one that is known, if any."""
-    matches = get_close_matches(name, set(known) - {name}, 1, cutoff)
+    """The end of a message about an unknown name: the most similar one that is known, if any.
+
+    Else the shortest that begins with it: ``Digits`` for ``DigitsDataModule``.
+    """
+    others = sorted(set(known) - {name}, key=len)
+    matches = get_close_matches(name, others, 1, cutoff)
+    matches = matches or [each for each in others if each.lower().startswith(name.lower())]
     return f"; did you mean {prefix}{matches[0]}?" if matches else ""

@@ -1,6 +1,7 @@
 """LightningCLI for this project: links between data and model, defaults, checkpoints."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,13 +11,13 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from ncsn.callbacks import EMA, Divergence, Preflight
 from ncsn.cli.errors import fail, root_cause
-from ncsn.cli.messages import UNKNOWN_OPTION, did_you_mean, explain
+from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
@@ -27,13 +28,14 @@ from ncsn.runtime import (
     DurableCheckpointIO,
     GracefulStop,
     Resume,
+    WandbLogger,
     halve_when_out_of_memory,
     load_checkpoint,
 )
 from ncsn.runtime.checkpoints import LastCheckpoint, find_last_checkpoint
 from ncsn.runtime.clipping import clippable
 from ncsn.runtime.runs import RunDirectory, RunLogger, configured_loggers, find_last_run
-from ncsn.runtime.wandb import read_id
+from ncsn.runtime.wandb import WandbOptions, read_id
 
 Command = Callable[..., None]
 """Called with the CLI and its own options, which are those of its signature."""
@@ -104,7 +106,7 @@ class CLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"prog": f"ncsn {name}".strip(), "allow_abbrev": False},
             auto_configure_optimizers=False,  # the model has its own arguments for them
-            args=self._with_stored_config(args),
+            args=self._with_stored_config(_with_hyphens(args)),
             run=False,
             load_from_checkpoint_support=False,  # see _model_config
         )
@@ -138,6 +140,7 @@ class CLI(LightningCLI):
         )
         text = "A file that ncsn features fit wrote: images are compared in its features"
         parser.add_argument("--features", type=Path | None, help=text)
+        parser.add_class_arguments(WandbOptions, "wandb", instantiate=False)
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(RichProgressBar, "progress_bar")
         parser.add_lightning_class_args(ModelCheckpoint, "best")
@@ -175,7 +178,10 @@ class CLI(LightningCLI):
         for logger in self.loggers():
             if logger.class_path == "lightning.pytorch.loggers.CSVLogger":
                 logger.class_path = CSV  # which locks the run, and survives a kill
-            if "name" in logger.init_args and logger.init_args.name is None:
+            if logger.class_path == WANDB:
+                given = {name: value for name, value in config.wandb.items() if value}
+                logger.init_args.update(Namespace(given))
+            elif "name" in logger.init_args and logger.init_args.name is None:
                 logger.init_args.name = config.name
         if self.command is not None:
             self._find_checkpoint()
@@ -245,7 +251,10 @@ class CLI(LightningCLI):
         except Exception as error:
             cause = root_cause(error)
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
-            raise ValueError(f"the config cannot be used: {kind}{cause}") from cause
+            # Of a list that holds what cannot be made, the last cause is that it is a list.
+            of_list = IN_A_LIST.search(str(error)) if "valid subclass" in str(cause) else None
+            reason = of_list[1] if of_list else f"{kind}{cause}"
+            raise ValueError(f"the config cannot be used: {reason}") from cause
         if self.config.features is not None:
             self.datamodule.feature_network = self.config.features
             _ = self.datamodule.features  # refuses what does not fit the data
@@ -318,3 +327,12 @@ class CLI(LightningCLI):
         """The callback that makes the run's directory; none in a ``fast_dev_run``."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         return [each for each in callbacks if isinstance(each, RunDirectory)]
+
+
+def _with_hyphens(args: list[str]) -> list[str]:
+    """Options with the hyphens that ``${args_no_hyphens}`` of a W&B sweep leaves out."""
+    before = ["", *args]
+    return [
+        f"--{arg}" if re.match(r"[a-z][\w.]*=", arg) and not re.match("--[^=]+$", last) else arg
+        for last, arg in zip(before, args, strict=False)
+    ]

@@ -98,6 +98,11 @@ class ScoreModule(StorableModule, ABC):
                 values[f"model.{option}sampler.{name}"] = value
         return values
 
+    @property
+    def sampling_levels(self) -> Tensor:
+        """The noise levels in float32 at least, in which samples are drawn and evaluated."""
+        return self.noise_levels.to(torch.promote_types(self.noise_levels.dtype, torch.float32))
+
     @abstractmethod
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the noise levels of ``num`` training examples, shape ``(num,)``."""
@@ -141,17 +146,17 @@ class ScoreModule(StorableModule, ABC):
         monitor: Monitor | None = None,
         score: ScoreFunction | None = None,
     ) -> Tensor:
-        """Draw samples, shape ``(num, *data_shape)``, in the units of the data.
+        """Draw samples, shape ``(num, *data_shape)``, float32 at least, in the units of the data.
 
         ``label`` is the class of each, shape ``(num,)``; see :class:`ncsn.sampling.Sampler`.
         ``score`` takes the place of the model's, which knows the label.
         """
         sampler = sampler or self.sampler
-        empty = self.noise_levels.new_empty(num, *self.data_shape)
-        x = sampler.initial(empty, self.noise_levels, generator)
+        levels = self.sampling_levels
+        x = sampler.initial(levels.new_empty(num, *self.data_shape), levels, generator)
         if score is None and label is not None and self.network.num_classes:
             score = classifier_free_guidance(self.score, label, self.guidance_scale)
-        return sampler(score or self.score, x, self.noise_levels, generator, monitor)
+        return sampler(score or self.score, x, levels, generator, monitor)
 
     def draw(self, start: int, stop: int, label: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Draw samples number ``start <= i < stop``, each the same in any batch, on any rank."""
@@ -207,7 +212,8 @@ class ScoreModule(StorableModule, ABC):
         per_level = self.val_loss.compute().view(-1)  # torchmetrics squeezes a single level away
         self.val_loss.reset()
         self.log(f"{stage}/loss_per_dim", per_level.nanmean(), prog_bar=True)
-        names = (f"{stage}/loss_per_dim/sigma={s:.4g}" for s in self.noise_levels.tolist())
+        # In a section of their own: W&B and TensorBoard group by what is before the slash.
+        names = (f"{stage}_levels/sigma={s:.4g}" for s in self.noise_levels.tolist())
         self.log_dict(dict(zip(names, per_level, strict=True)))
 
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -25,7 +25,7 @@ from ncsn.evaluation.files import read_metrics, replacing, write_csv
 from ncsn.modules.stored_config import model_from
 from ncsn.runtime.checkpoints import CHECKPOINTS
 from ncsn.runtime.signals import Stopped
-from ncsn.runtime.wandb import ID_FILE
+from ncsn.runtime.wandb import ID_FILE, WandbLogger, read_id, sweep_run_id
 
 
 class Metrics(ExperimentWriter):
@@ -146,6 +146,11 @@ class RunDirectory(SaveConfigCallback):
                 logger.log_hyperparams(values)
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict() | {"model": linked})
+                if self.save_to_log_dir:  # a new run
+                    where = Path(directory or self.config.name).parts[-2:]
+                    what = type(pl_module).__name__, type(pl_module.network).__name__
+                    command = (stage,) if stage != "fit" else ()
+                    logger.name_run(" ".join(["/".join(where), *what, *command]))
                 if logger.version and directory:
                     with replacing(Path(directory, ID_FILE)) as file:
                         file.write(logger.version.encode())
@@ -165,6 +170,10 @@ class RunDirectory(SaveConfigCallback):
         """Write the config with which a run is resumed, if it is another one."""
         if self.save_to_log_dir or not trainer.is_global_zero or trainer.logger is None:
             return
+        for logger in trainer.loggers:
+            for each in trainer.checkpoint_callbacks:
+                if isinstance(each, ModelCheckpoint):  # what the interrupted run has saved
+                    logger.after_save_checkpoint(each)
         directory = Path(trainer.logger.log_dir or "")
         text = self.parser.dump(self.config, skip_none=False)
         if yaml.safe_load(text) != _read_config(directory / "config.yaml"):
@@ -196,11 +205,16 @@ def configured_loggers(config: Namespace) -> list[Namespace]:
 
 
 def find_last_run(runs: Path) -> Path | None:
-    """The fit in ``runs/version_*`` with the highest number, whether it has saved or not."""
+    """The fit in ``runs/version_*`` with the highest number, whether it has saved or not.
+
+    Under an agent of a W&B sweep, whose runs have other settings each, that of the same run.
+    """
+    wanted = sweep_run_id()
     numbers = {
         int(found[1]): path.parent
         for path in runs.glob(f"*/{CHECKPOINTS}/")
         if (found := re.fullmatch(r"version_(\d+)", path.parent.name))
+        and wanted in (None, read_id(path.parent))
     }
     return numbers[max(numbers)] if numbers else None
 

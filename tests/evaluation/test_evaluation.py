@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torchvision.transforms.functional import gaussian_blur
 
 from ncsn.callbacks import TestReport
@@ -19,7 +20,9 @@ from ncsn.levels import geometric
 from ncsn.modules import DSM, NCSN
 from ncsn.sampling import AnnealedLangevin
 
-ONE_PROCESS = SimpleNamespace(world_size=1, global_rank=0, is_global_zero=True)
+ONE_PROCESS = SimpleNamespace(
+    world_size=1, global_rank=0, is_global_zero=True, precision_plugin=Precision()
+)
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +243,7 @@ def test_an_evaluation_leaves_weights_and_random_state_alone(reference):
         weights = [value.clone() for value in module.state_dict().values()]
         before = torch.get_rng_state()
         with torch.no_grad():
-            kind.evaluate(model_of(module), samples, data)
+            kind.evaluate(model_of(ONE_PROCESS, module), samples, data)
         assert torch.equal(before, torch.get_rng_state())
         for value, as_it_was in zip(module.state_dict().values(), weights, strict=True):
             assert torch.equal(value, as_it_was)

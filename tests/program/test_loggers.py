@@ -1,15 +1,21 @@
 """The W&B logger, with the real wandb running offline."""
 
 import json
+import os
+import re
+import shlex
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from support.commands import QUICK, run_process, smoke
-from support.paths import ROOT
+from support.paths import OVERLAYS, ROOT
 from support.wandb_files import wandb_records
 from support.wandb_server import wandb_server
 
@@ -208,3 +214,141 @@ def test_a_signal_that_arrives_while_something_is_logged_ends_the_run():
     logger._experiment = Interrupted()
     with pytest.raises(Stopped):
         logger.log_metrics({"a": 1.0}, step=0)
+
+
+# ---- what W&B shows ----
+
+SHORT = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 1, *QUICK)
+
+
+def only_run_file():
+    """The .wandb file of the one offline run."""
+    (run_file,) = Path("lightning_logs/wandb").glob("offline-run-*/run-*.wandb")
+    return run_file
+
+
+def last_run_record(run_file):
+    """The last record of a run's name, tags and group."""
+    return [r.run for r in wandb_records(run_file) if r.HasField("run")][-1]
+
+
+def test_losses_of_levels_have_a_section_and_the_table_shows_the_smallest_losses(server):
+    run_process(server, "fit", *smoke("digits"), *QUICK, WANDB_MODE="offline")
+    records = wandb_records(only_run_file())
+    keys = {key for row in history(only_run_file()) for key in row}
+    assert {"val_levels/sigma=10", "val_levels/sigma=0.02"} <= keys
+    assert {key for key in keys if "sigma=" in key and not key.startswith("val_levels/")} == set()
+    metrics = {r.metric.name: r.metric for r in records if r.HasField("metric")}
+    losses = ("train/loss_per_dim", "train/loss_per_dim_epoch", "val/loss_per_dim")
+    for name in losses:
+        assert metrics[name].summary.min
+        assert metrics[name].step_metric == "trainer/global_step"
+
+
+def test_the_name_tells_runs_apart_and_tags_and_group_are_options(server):
+    tagged = ("--wandb.tags", "[baseline,wide]", "--wandb.group", "widths")
+    run_process(server, "fit", *smoke("digits"), *SHORT, *tagged, WANDB_MODE="offline")
+    run = last_run_record(only_run_file())
+    assert run.display_name == "digits/version_0 NCSN UNet"
+    assert list(run.tags) == ["baseline", "wide"]
+    assert run.run_group == "widths"
+    assert run.project == "ncsn"
+
+
+def test_a_name_and_a_project_of_the_user_are_kept(server):
+    given = ("--wandb.name", "mine", "--wandb.project", "other")
+    run_process(server, "fit", *smoke("digits"), *SHORT, *given, WANDB_MODE="offline")
+    run = last_run_record(only_run_file())
+    assert (run.display_name, run.project) == ("mine", "other")
+    shutil.rmtree("lightning_logs")
+    environment = {"WANDB_NAME": "his", "WANDB_PROJECT": "third", "WANDB_MODE": "offline"}
+    run_process(server, "fit", *smoke("digits"), *SHORT, **environment)
+    run = last_run_record(only_run_file())
+    assert (run.display_name, run.project) == ("his", "third")
+
+
+def test_an_evaluation_is_called_one(server, trained):
+    checkpoint = ("--ckpt_path", trained("digits") / "checkpoints/last.ckpt")
+    args = (*smoke("digits"), *checkpoint)
+    run_process(server, "validate", *args, WANDB_MODE="offline")
+    name = last_run_record(only_run_file()).display_name
+    assert name == "digits/version_0 NCSN UNet validate"
+
+
+def artifacts(requests):
+    """The aliases and the content of each checkpoint that was uploaded."""
+    queries = [json.loads(body) for path, body in requests if path == "/graphql"]
+    inputs = [
+        each["variables"]["input"] for each in queries if "CreateArtifact (" in each["query"]
+    ]
+    aliases = [{each["alias"] for each in one["aliases"]} for one in inputs]
+    contents = [body for path, body in requests if path.endswith("upload/model.ckpt")]
+    return dict(zip(map(frozenset, aliases), contents, strict=True))
+
+
+def test_checkpoints_are_uploaded_on_request_the_best_and_the_last(server):
+    args = (*smoke("digits"), *QUICK, "--trainer.max_epochs", 2, "--wandb.log_model", "true")
+    with wandb_server() as stub:
+        run_process(server, "fit", *args, **stub.environment)
+    found = artifacts(stub.requests)
+    checkpoints = Path("lightning_logs/digits/version_0/checkpoints")
+    for name in ("best", "last"):
+        content = found[frozenset({"latest", name})]
+        assert content == (checkpoints / f"{name}.ckpt").read_bytes()
+    assert len(found) == 2
+
+
+def test_an_offline_run_keeps_the_checkpoints_for_later(server):
+    offline = ("--config", OVERLAYS / "offline.yaml", "--wandb.log_model", "true")
+    run_process(server, "fit", *smoke("digits"), *QUICK, *offline, WANDB_MODE=None)
+    records = [r.artifact for r in wandb_records(only_run_file()) if r.HasField("artifact")]
+    assert [set(each.aliases) for each in records] == [{"latest", "best"}, {"latest", "last"}]
+
+
+def test_a_resumed_run_uploads_the_best_checkpoint_that_it_has_not_saved_itself(server):
+    args = (*smoke("digits"), *QUICK, "--trainer.max_epochs")
+    run_process(server, "fit", *args, 1, WANDB_MODE="disabled")
+    later = ("--ckpt_path", "last", "--trainer.limit_val_batches", 0, "--wandb.log_model", "true")
+    with wandb_server() as stub:
+        run_process(server, "fit", *args, 2, *later, **stub.environment)
+    checkpoints = Path("lightning_logs/digits/version_0/checkpoints")
+    best = artifacts(stub.requests)[frozenset({"latest", "best"})]
+    assert best == (checkpoints / "best.ckpt").read_bytes()
+
+
+def test_tensorboard_gets_the_numbers_and_the_pictures(server):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    overlay = ("--config", OVERLAYS / "tensorboard.yaml")
+    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    run_process(server, "fit", *smoke("digits"), *overlay, PYTHONPATH=path)
+    events = reader.EventAccumulator("lightning_logs/tensorboard/digits/version_0").Reload()
+    assert {"val/loss_per_dim", "val_levels/sigma=10"} <= set(events.Tags()["scalars"])
+    run = Path("lightning_logs/digits/version_0")
+    found = {
+        event.encoded_image_string: (tag, event)
+        for tag in events.Tags()["images"]
+        for event in events.Images(tag)
+    }
+    for path in (run / "pictures").iterdir():
+        tag, event = found[path.read_bytes()]
+        assert path.name.replace(".gif", "_gif").startswith(tag.removeprefix("pictures/"))
+        with Image.open(path) as picture:
+            assert (event.width, event.height) == picture.size
+    assert "pictures/annealing_gif" in {tag for tag, _ in found.values()}
+
+
+GUIDE = (ROOT / "docs/guide/wandb.md").read_text()
+COMMANDS = re.findall(r"^python -m ncsn (.*)$", GUIDE, re.MULTILINE)
+assert COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_guide_work(command, server):
+    if "tensorboard" in command:
+        pytest.importorskip("tensorboard")
+    args = [
+        str(ROOT / each) if each.startswith("configs/") else each for each in shlex.split(command)
+    ]
+    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    run_process(server, *args, *smoke("digits")[2:], *QUICK, WANDB_MODE="offline", PYTHONPATH=path)
+    assert history(only_run_file())

@@ -41,6 +41,10 @@ MISTAKES = {
     ),
     "abbreviation": (["fit", *MOONS, "--trainer.max_epoch", "2"], "--trainer.max_epoch"),
     "unknown option": (["fit", *MOONS, "--model.sgima", "2"], "sgima"),
+    "a logger without its package": (
+        ["fit", *MOONS, "--trainer.logger+", "MLFlowLogger"],
+        "MLFlowLogger': Requirement 'mlflow",
+    ),
     "unknown class": (["fit", *MOONS, "--model.network", "UNett"], "UNett"),
     "no config": (["fit"], "data"),
     "missing config": (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -100,6 +104,8 @@ SPELLING = {
     "class": (MOONS, "--model.network", "MPL", "--model.network: there is no class MPL", "MLP"),
     "class with its module": (MOONS, "--model.network", "ncsn.networks.MPL", "MPL", "MLP"),
     "class of torch": (MOONS, "--model.optimizer", "Adm", "no class Adm", "Adam"),
+    "beginning of a class": (DIGITS, "--data", "Digits", "no class Digits", "DigitsDataModule"),
+    "beginning of a class in lower case": (DIGITS, "--data", "moons", "", "MoonsDataModule"),
     "class of a model": (MOONS, "--model", "DSN", "--model DSN: there is no class DSN", "DSM"),
     "function": (
         *(MOONS, "--model.objective", "ncsn.objectives.implict_score_matching"),

@@ -18,6 +18,7 @@ from lightning.fabric.utilities import cloud_io
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import utilities as logger_utilities
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from support.paths import ROOT
 
@@ -90,6 +91,17 @@ PRIVATE = {
         "W&B's run, which may have to be started offline",
     ),
     ("_offline", "runtime/wandb.py"): (lambda: WandbLogger(), "whether it is"),
+    ("_log_model", "runtime/wandb.py"): (
+        lambda: WandbLogger(),
+        "whether checkpoints are uploaded, which takes longer",
+    ),
+    ("_scan_and_log_checkpoints", "runtime/wandb.py"): (
+        lambda: WandbLogger(),
+        "uploads them; Lightning's calls the last one the best",
+    ),
+    ("_scan_checkpoints", "runtime/wandb.py"): (lambda: logger_utilities, "finds the new ones"),
+    ("_logged_model_time", "runtime/wandb.py"): (lambda: WandbLogger(), "its argument"),
+    ("_checkpoint_name", "runtime/wandb.py"): (lambda: WandbLogger(), "the user's name for them"),
     ("_wandb_init", "runtime/wandb.py"): (
         lambda: WandbLogger(),
         "arguments of wandb.init that Lightning does not let through",

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from contextlib import contextmanager
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "0123456789" * 4
@@ -17,6 +18,23 @@ ANSWERS = {
     },
     "serverInfo": {"features": []},
     "createRunFiles": {"runID": "B", "uploadHeaders": [], "files": []},
+    "createArtifact": {
+        "artifact": {
+            "id": "A",
+            "state": "PENDING",
+            "artifactSequence": {"id": "S", "latestArtifact": None},
+        }
+    },
+    "createArtifactManifest": {"artifactManifest": {"id": "M", "file": {"id": "F"}}},
+    "updateArtifactManifest": {"artifactManifest": {"id": "M", "file": {"id": "F"}}},
+    "createArtifactFiles": {"files": {"edges": []}},
+    "upsertSweep": {
+        "sweep": {"name": "sweep1", "project": PROJECT},
+        "configValidationWarnings": [],
+    },
+    "createAgent": {"agent": {"id": "G"}},
+    "agentHeartbeat": {"agent": {"id": "G"}, "commands": "[]"},
+    "commitArtifact": {"artifact": {"id": "A", "digest": "D"}},
 }
 """By the first field of a query of GraphQL."""
 
@@ -48,13 +66,33 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/graphql":
             query = json.loads(body)
             field = re.search(r"{\s*(\w+)", query["query"])[1]
-            data = {field: ANSWERS.get(field)}
-            if field == "createRunFiles":
-                url = f"http://127.0.0.1:{self.server.server_port}/upload/"
-                names = query["variables"]["files"]
-                files = [{"name": name, "uploadUrl": url + name} for name in names]
-                data = {field: ANSWERS[field] | {"files": files}}
+            data = {field: self.data(field, query.get("variables") or {})}
         return self.reply(200, json.dumps({"data": data}).encode())
+
+    def data(self, field, variables):
+        """The answer to a query, with addresses for what is to be uploaded."""
+        answer = deepcopy(ANSWERS.get(field))
+        if field == "createRunFiles":
+            answer["files"] = [self.file(name) for name in variables["files"]]
+        elif field == "createArtifactFiles":
+            names = [each["name"] for each in variables["input"]["artifactFiles"]]
+            answer["files"]["edges"] = [{"node": self.file(name)} for name in names]
+        elif field == "upsertSweep":
+            self.server.sweep = variables["config"]
+        elif field == "project" and "sweep" in variables:
+            sweep = {"id": "W", "name": "sweep1", "config": self.server.sweep}
+            answer = {"sweep": sweep | {"runs": {"edges": []}}}
+        elif field == "agentHeartbeat" and self.server.commands:
+            answer["commands"] = json.dumps([self.server.commands.pop(0)])
+        elif field.endswith("ArtifactManifest"):
+            answer["artifactManifest"]["file"] = self.file("manifest")
+        return answer
+
+    def file(self, name):
+        """A file that may be uploaded."""
+        url = f"http://127.0.0.1:{self.server.server_port}/upload/{name}"
+        file = {"id": "F", "name": name, "uploadUrl": url, "uploadHeaders": []}
+        return file | {"artifact": {"id": "A"}, "uploadMultipartUrls": None}
 
     def reply(self, status, body):
         self.send_response(status)
@@ -72,6 +110,7 @@ def wandb_server(trouble=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.trouble = True, trouble
     server.requests, server.stopped = [], threading.Event()
+    server.sweep, server.commands = None, []  # its config, and what its agent is told
     server.handle_error = lambda *_: None
     server.environment = {
         "WANDB_MODE": None,

@@ -201,7 +201,7 @@ def test_runs_that_differ_in_sigma_max_alone_log_comparable_numbers():
 def test_the_loss_at_each_noise_level_is_logged_and_its_mean():
     module = run(sigma_max=1.0)
     logged = metrics(0)
-    names = [f"val/loss_per_dim/sigma={sigma:.4g}" for sigma in module.noise_levels.tolist()]
+    names = [f"val_levels/sigma={sigma:.4g}" for sigma in module.noise_levels.tolist()]
     assert len(names) == 10
     values = [value for name in names for value in logged[name]]
     assert logged["val/loss_per_dim"] == pytest.approx([sum(values) / 10], rel=1e-4)

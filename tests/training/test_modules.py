@@ -239,18 +239,29 @@ def test_float64_samples_are_those_of_float32_to_its_precision():
     torch.testing.assert_close(module.double().score(x, sigma).float(), single)
 
 
-def test_training_and_evaluation_in_float64(tmp_path):
+@pytest.mark.parametrize(
+    ("precision", "weights", "evaluation"),
+    [
+        ("64-true", torch.float64, torch.float64),
+        ("bf16-true", torch.bfloat16, torch.float32),
+    ],
+)
+def test_training_and_evaluation_in_other_precisions(precision, weights, evaluation, recwarn):
     module = NCSN(
         MLP(hidden_dim=8),
         num_levels=3,
         sampler=AnnealedLangevin(1),
         preview=Preview(num_samples=4, num_compared=8),
     )
-    trainer = fit(module, logger=CSVLogger("."), precision="64-true", callbacks=[EMA(0.9)])
-    assert module.network.layers[0].weight.dtype == torch.float64
+    trainer = fit(module, logger=CSVLogger("."), precision=precision, callbacks=[EMA(0.9)])
+    assert module.network.layers[0].weight.dtype == weights
     trainer.callbacks.append(TestReport(20, 2))
     trainer.test(module, trainer.datamodule, verbose=False)
     assert Path("lightning_logs/version_0/evaluation.json").is_file()
+    written = {path.stem for path in Path("lightning_logs/version_0/pictures").iterdir()}
+    assert {"samples", "score", "losses", "levels", "fields"} <= written
+    assert not [each for each in recwarn if "left out" in str(each.message)]
+    assert module.draw(0, 2).dtype == evaluation
 
 
 # ---- one noise level ----

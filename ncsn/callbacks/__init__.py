@@ -30,5 +30,6 @@ from ncsn.callbacks.predictions import SampleWriter
 from ncsn.callbacks.preflight import Preflight
 from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.test_report import TestReport
+from ncsn.callbacks.threads import OneThread
 
-__all__ = ["EMA", "Divergence", "Preflight", "Preview", "SampleWriter", "TestReport"]
+__all__ = ["EMA", "Divergence", "OneThread", "Preflight", "Preview", "SampleWriter", "TestReport"]

@@ -7,8 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from ncsn.plots.style import Animation, new_figure
 
@@ -23,6 +21,9 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image:
     columns = columns or max(1, round(len(images) ** 0.5))
     factor = max(1, round(64 / images.shape[-1]))
     enlarged = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    from torchvision.transforms.functional import to_pil_image  # brings torch's compiler along
+    from torchvision.utils import make_grid
+
     return to_pil_image(make_grid(enlarged.cpu(), nrow=columns, padding=2, pad_value=128))
 
 
@@ -33,6 +34,8 @@ def is_png(shape: tuple[int, ...]) -> bool:
 
 def save_pngs(images: Tensor, directory: Path, first: int = 0) -> None:
     """Write uint8 images, shape ``(n, channels, height, width)``, as ``NUMBER.png``."""
+    from torchvision.transforms.functional import to_pil_image
+
     directory.mkdir(exist_ok=True)
     for number, image in enumerate(images, first):
         to_pil_image(image).save(directory / f"{number:06d}.png")

@@ -59,6 +59,6 @@ from ncsn.cli import main
 try:
     main(["compare", "--help"])
 finally:
-    print([name for name in ("lightning", "torchmetrics", "wandb") if name in sys.modules])
+    print([name for name in ("lightning", "torchvision", "wandb") if name in sys.modules])
 """
     assert run_python(code).endswith("[]")

@@ -9,6 +9,9 @@ from support.commands import QUICK, error_line, smoke
 from support.runs import load_last
 
 from ncsn.callbacks import OneThread
+from ncsn.modules import NCSN
+from ncsn.networks import MLP
+from ncsn.parametrisation import EDM
 from ncsn.runtime.precision import Trainer, fast_precision
 
 MOONS = smoke("moons")
@@ -82,6 +85,14 @@ def test_an_unknown_precision_is_refused_in_one_line(cli, capsys):
     line = error_line(capsys.readouterr().err)
     assert "bf17" in line
     assert "bf16-mixed" in line
+
+
+def test_the_network_computes_in_bfloat16_and_scores_and_losses_in_float32():
+    module = NCSN(MLP(hidden_dim=16), parametrisation=EDM())
+    x, sigma = torch.randn(4, 2), torch.full((4,), 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.network(x, sigma).dtype == torch.bfloat16
+        assert module.score(x, sigma).dtype == module.loss(x, sigma).dtype == torch.float32
 
 
 class Threads(OneThread):

@@ -7,7 +7,7 @@ A score network is trained on data perturbed at several *noise levels* (Song & E
 
 The levels form a *ladder* that descends from σ_max to σ_min, in the order in which annealed
 sampling visits them. A ladder is any callable ``ladder(sigma_max, sigma_min, num_levels)`` that
-returns the levels: :func:`geometric`, :class:`Rho` or a function of your own.
+returns the levels: :func:`geometric`, :class:`Rho`, :class:`Listed` or a function of your own.
 
 How to choose the ends of the ladder is the subject of Song & Ermon 2020, "Improved Techniques for
 Training Score-Based Generative Models" (NCSNv2, arXiv 2006.09011), whose techniques 1, 2 and 4 are
@@ -80,6 +80,40 @@ class Rho(Configured):
 
     def __repr__(self) -> str:
         return f"Rho({self.rho:g})"
+
+
+class Listed(Configured):
+    """The levels of a list, such as :func:`ncsn.sampling.fit_ladder` finds for a model.
+
+    Args:
+        levels: The levels, descending, in the units of the data.
+    """
+
+    def __init__(self, levels: list[float]) -> None:
+        self.levels = list(levels)
+
+    def __call__(self, sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
+        """See :func:`geometric`.
+
+        Raises:
+            ValueError: If the list has another number of levels, or other ends.
+        """
+        _check_ends(sigma_max, sigma_min, num_levels)
+        if len(self.levels) != num_levels:
+            raise ValueError(
+                f"the ladder lists {len(self.levels)} noise levels, and {num_levels} are wanted: "
+                f"set num_steps={len(self.levels)}"
+            )
+        first, last = ends = self.levels[0], self.levels[-1]
+        if any(abs(a / b - 1) > 1e-3 for a, b in zip(ends, (sigma_max, sigma_min), strict=True)):
+            raise ValueError(
+                f"the ladder lists levels from {first:.4g} to {last:.4g}, and the model has "
+                f"{sigma_max:.4g} to {sigma_min:.4g}: it was made for another one"
+            )
+        return torch.tensor([sigma_max, *self.levels[1:-1], sigma_min][:num_levels])
+
+    def __repr__(self) -> str:
+        return f"Listed({[float(f'{level:.4g}') for level in self.levels]})"
 
 
 def descend(ladder: Ladder, sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:

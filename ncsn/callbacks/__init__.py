@@ -31,11 +31,13 @@ from ncsn.callbacks.predictions import SampleWriter
 from ncsn.callbacks.preflight import Preflight
 from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.test_report import TestReport
+from ncsn.callbacks.threads import OneThread
 
 __all__ = [
     "EMA",
     "Diagnosis",
     "Divergence",
+    "OneThread",
     "Preflight",
     "Preview",
     "SampleWriter",

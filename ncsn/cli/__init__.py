@@ -67,11 +67,12 @@ def main(args: list[str] | None = None) -> None:
     if not {"", str(Path.cwd())} & set(sys.path):  # as `python -m` does, for a user's own classes
         sys.path.insert(0, str(Path.cwd()))
     _quieten_libraries()
-    from ncsn.cli.errors import exit_with
-
+    _say_what_is_loaded(command)
     try:
         _run(command, args[1:])
     except (Exception, KeyboardInterrupt) as error:
+        from ncsn.cli.errors import exit_with  # imports Lightning, which compare does without
+
         exit_with(error)
 
 
@@ -120,6 +121,14 @@ def _compare(args: list[str]) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="directories of fits or of tests")
     parser.add_argument("--output", type=Path, default=output, help="directory of the results")
     compare(**vars(parser.parse_args(args)))
+
+
+def _say_what_is_loaded(command: str) -> None:
+    """A sign of life before the imports, which take seconds, for someone at a terminal."""
+    ranks = {os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")}
+    libraries = "torch" if command == "compare" else "torch and Lightning"
+    if sys.stderr is not None and sys.stderr.isatty() and ranks == {"0"}:
+        print(f"ncsn {command}: loading {libraries}", file=sys.stderr, flush=True)
 
 
 def _quieten_libraries() -> None:

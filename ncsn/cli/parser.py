@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from ncsn.callbacks import EMA, Divergence, Preflight
+from ncsn.callbacks import EMA, Divergence, OneThread, Preflight
 from ncsn.cli.errors import fail, root_cause
 from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.data import InMemoryDataModule
@@ -34,6 +34,7 @@ from ncsn.runtime import (
 )
 from ncsn.runtime.checkpoints import LastCheckpoint, find_last_checkpoint
 from ncsn.runtime.clipping import clippable
+from ncsn.runtime.precision import Trainer, fast_precision
 from ncsn.runtime.runs import RunDirectory, RunLogger, configured_loggers, find_last_run
 from ncsn.runtime.wandb import WandbOptions, read_id
 
@@ -102,7 +103,8 @@ class CLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             save_config_callback=RunDirectory,
-            trainer_defaults={"callbacks": [Divergence(), Preflight(), Resume()]},
+            trainer_class=Trainer,
+            trainer_defaults={"callbacks": [Divergence(), Preflight(), OneThread(), Resume()]},
             parser_class=Parser,
             parser_kwargs={"prog": f"ncsn {name}".strip(), "allow_abbrev": False},
             auto_configure_optimizers=False,  # the model has its own arguments for them
@@ -175,6 +177,9 @@ class CLI(LightningCLI):
         self.config = config = parser.parse_args(args)
         if config.name is None:
             config.name = Path(str(config.config[0])).stem if config.config else "run"
+        if config.trainer.precision == "auto":  # resolved here, so that it is stored
+            config.trainer.precision, why = fast_precision(config.trainer.accelerator)
+            rank_zero_info(f"auto: trainer.precision = {config.trainer.precision} ({why})")
         for logger in self.loggers():
             if logger.class_path == "lightning.pytorch.loggers.CSVLogger":
                 logger.class_path = CSV  # which locks the run, and survives a kill

@@ -9,8 +9,6 @@ from matplotlib.font_manager import findfont
 from PIL import ImageDraw, ImageFont, ImageOps
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from ncsn.plots.style import Animation, new_figure
 
@@ -23,6 +21,9 @@ def image_grid(images: Tensor, columns: int | None = None, caption: str = "") ->
         columns: Number of images in a row; by default, the grid is nearly square.
         caption: Written above the grid, if there is one.
     """
+    from torchvision.transforms.functional import to_pil_image  # brings torch's compiler along
+    from torchvision.utils import make_grid
+
     columns = columns or max(1, round(len(images) ** 0.5))
     factor = max(1, round(64 / images.shape[-1]))
     enlarged = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
@@ -37,6 +38,8 @@ def is_png(shape: tuple[int, ...]) -> bool:
 
 def save_pngs(images: Tensor, directory: Path, first: int = 0) -> None:
     """Write uint8 images, shape ``(n, channels, height, width)``, as ``NUMBER.png``."""
+    from torchvision.transforms.functional import to_pil_image
+
     directory.mkdir(exist_ok=True)
     for number, image in enumerate(images, first):
         to_pil_image(image).save(directory / f"{number:06d}.png")

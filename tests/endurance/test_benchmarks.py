@@ -42,6 +42,23 @@ def test_exact_sampling(capsys):
     assert Path("exact_sampling.png").is_file()
 
 
+def test_few_evaluations(capsys):
+    from few_evaluations import ALL, LONG, measure, read
+
+    options = {"evaluations": (3, 4), "num_samples": 32, "blocks": 2}
+    measure(("flow", "moons"), **options)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in ALL)
+    rows = read(Path("few_evaluations.csv"))
+    some = ("iPNDM-4, fitted", "SA-Solver 2/2")
+    measure(("moons", "digits"), samplers=some, **options)
+    more = read(Path("few_evaluations.csv"))
+    assert more[: len(rows)] == rows  # of which none is measured again
+    assert len(more) == len(rows) + 1 + 2 * len(some)
+    assert LONG not in {row.sampler for row in more}
+    assert Path("few_evaluations.png").is_file()
+
+
 def test_conditioning(trained, cli, mnist_dir):
     from conditioning import draw_conditioning
 

@@ -13,6 +13,7 @@ from closed_forms import COVARIANCE, GAUSSIAN, gaussian_score
 from ncsn.levels import Rho, geometric
 from ncsn.random import SampleGenerator
 from ncsn.sampling import (
+    IPNDM,
     Ancestral,
     AnnealedLangevin,
     ConsistentAnnealedSampling,
@@ -23,6 +24,7 @@ from ncsn.sampling import (
     Langevin,
     MetropolisLangevin,
     PredictorCorrector,
+    SASolver,
 )
 
 LEVELS = geometric(1.0, 0.1, 4)
@@ -48,6 +50,10 @@ LEVELS = geometric(1.0, 0.1, 4)
         DPMSolver(num_steps=80, eta=1.0),
         DPMSolver(num_steps=80, eta=1.0, ladder=Rho(7)),
         DPMSolver(num_steps=200, eta=3.0),
+        IPNDM(num_steps=60, ladder=Rho(7)),
+        SASolver(num_steps=60, eta=0.0),
+        SASolver(num_steps=80),
+        SASolver(num_steps=80, ladder=Rho(7)),
     ],
     ids=str,
 )
@@ -96,6 +102,9 @@ SAMPLERS = [  # with the number of evaluations and of steps on the four levels
     (MetropolisLangevin(2, num_nodes=2, prior="uniform", denoise=False), 12, 8),
     (Corrected(DPMSolver(4), MetropolisLangevin(2, num_nodes=3)), 19, 10),
     (Corrected(Langevin(0.01, 7), AnnealedLangevin(2)), 9, 9),
+    (IPNDM(9), 9, 9),
+    (SASolver(9), 9, 9),
+    (SASolver(9, eta=0.0, corrector_order=0), 9, 9),
 ]
 each_sampler = pytest.mark.parametrize(
     "sampler", [case[0] for case in SAMPLERS], ids=[str(case[0]) for case in SAMPLERS]

@@ -1,0 +1,316 @@
+r"""Quality over network evaluations, 3 to 40, for every sampler on one model, with error bars.
+
+python tests/benchmarks/few_evaluations.py
+python tests/benchmarks/few_evaluations.py --targets '["mnist"]' \
+    --ckpt_path lightning_logs/mnist_cpu/version_0/checkpoints/last.ckpt --data_dir data
+
+Figures are kept in few_evaluations.csv: those that are in it are not measured again, so that a run
+can be interrupted and extended.
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import shared
+import torch
+from jsonargparse import auto_cli
+from machine import DEVICE
+from torch import Tensor
+
+from ncsn import plots
+from ncsn.evaluation import Reference, standard_errors
+from ncsn.evaluation.codec import to_uint8
+from ncsn.evaluation.features import extract_features
+from ncsn.evaluation.metrics import energy_distance, frechet_distance
+from ncsn.exact import TwoMoons
+from ncsn.levels import Ladder, Rho, ScoreFunction, geometric
+from ncsn.modules import NCSN
+from ncsn.modules.pretrained import SHIPPED
+from ncsn.sampling import (
+    IPNDM,
+    Ancestral,
+    DPMSolver,
+    Euler,
+    Heun,
+    PredictorCorrector,
+    Sampler,
+    SASolver,
+    fit_ladder,
+)
+
+FLOW: dict[str, Callable[[int, Ladder], Sampler]] = {
+    "Euler (DDIM)": lambda num, fitted: Euler(num),
+    "Heun, rho 7": lambda num, fitted: Heun((num + 1) // 2, ladder=Rho(7)),
+    "DPM-Solver++(2M)": lambda num, fitted: DPMSolver(num),
+    "DPM-Solver++(2M), fitted": lambda num, fitted: DPMSolver(num, ladder=fitted),
+    "iPNDM-4, rho 7": lambda num, fitted: IPNDM(num, ladder=Rho(7)),
+    "iPNDM-4, fitted": lambda num, fitted: IPNDM(num, ladder=fitted),
+    "SA-Solver 3/3 without noise": lambda num, fitted: SASolver(num, 0.0, 3, 3),
+}
+"""Samplers that follow the probability flow, by evaluations and a fitted ladder."""
+
+NOISY: dict[str, Callable[[int, Ladder], Sampler]] = {
+    "ancestral": lambda num, fitted: Ancestral(num),
+    "predictor-corrector": lambda num, fitted: PredictorCorrector((num + 1) // 2),
+    "SDE-DPM-Solver++(2M)": lambda num, fitted: DPMSolver(num, eta=1.0),
+    "SDE-DPM-Solver++(2M), eta 1.5": lambda num, fitted: DPMSolver(num, eta=1.5),
+    "SDE-DPM-Solver++(2M), fitted": lambda num, fitted: DPMSolver(num, eta=1.0, ladder=fitted),
+    "SA-Solver 2/2": lambda num, fitted: SASolver(num, 1.0, 2, 2),
+    "SA-Solver 3/3": lambda num, fitted: SASolver(num, 1.0, 3, 3),
+}
+"""Those that add noise."""
+
+ALL = FLOW | NOISY
+TWO_A_STEP = ("Heun, rho 7", "predictor-corrector")  # so that their number is odd
+EVALUATIONS = (3, 4, 5, 8, 10, 20, 40)
+LONG = "annealed Langevin"
+TITLES = {
+    "flow": "two moons, exact score:\nRMSE to the probability flow",
+    "moons": "two moons, exact score:\nenergy distance to the data",
+    "digits": "digits, shipped model:\nFD in own features",
+    "mnist": "MNIST, trained model:\nFD in own features",
+}
+Measured = tuple[float, float]
+"""A value and its standard error."""
+
+
+class Row(NamedTuple):
+    """A figure; for the floor, without evaluations."""
+
+    target: str
+    sampler: str
+    evaluations: int
+    value: float
+    error: float
+
+
+class Target(NamedTuple):
+    """A model, and a number that says how good its samples are."""
+
+    score: ScoreFunction
+    noise_levels: Tensor
+    shape: tuple[int, ...]
+    samplers: dict[str, Callable[[int, Ladder], Sampler]]
+    measure: Callable[[Sampler], Measured]
+    floor: Measured
+    long: Sampler | None = None
+
+
+def mean_and_error(values: list[float]) -> Measured:
+    """The mean of independent values, and its standard error."""
+    x = torch.tensor(values, dtype=torch.float64)
+    return x.mean().item(), x.std().item() / len(x) ** 0.5
+
+
+def moons(num: int, blocks: int) -> tuple[Target, Target]:
+    """The exact score of two moons: how far from the flow, and how far from the data."""
+    exact, levels = TwoMoons(num_points=64), geometric(3.5, 0.01, 20)
+
+    def draw(sampler: Sampler, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        x = sampler.initial(torch.empty(num, 2), levels, generator)
+        return sampler(exact, x, levels, generator)
+
+    ends = draw(IPNDM(300, ladder=Rho(7)), 0)
+
+    def to_flow(sampler: Sampler) -> Measured:
+        squares = (draw(sampler, 0) - ends).square().sum(1)
+        rmse = squares.mean().sqrt().item()
+        return rmse, squares.std().item() / num**0.5 / (2 * rmse)
+
+    data = exact.sample(num, torch.Generator().manual_seed(1000)).float()
+
+    def to_data(sampler: Sampler) -> Measured:
+        sets = (draw(sampler, seed) for seed in range(blocks))
+        return mean_and_error([energy_distance(each, data) for each in sets])
+
+    fresh = (exact.sample(num, torch.Generator().manual_seed(seed)) for seed in range(blocks))
+    floor = mean_and_error([energy_distance(each.float(), data) for each in fresh])
+    about = exact, levels, (2,)
+    return Target(*about, FLOW, to_flow, (0.0, 0.0)), Target(*about, ALL, to_data, floor)
+
+
+def images(module: NCSN, reference: Reference, num: int, blocks: int) -> Target:
+    """A trained model: Fréchet distances of sets of samples to as many training images.
+
+    The standard error is that between sets or, of a single set, that of halves.
+    """
+    assert reference.features is not None
+    network = reference.features.to(DEVICE)
+    rows = torch.randperm(len(reference.train), generator=torch.Generator().manual_seed(0))[:num]
+    train = extract_features(network, reference.train[rows].to(DEVICE)).features
+
+    def distance(sets: list[Tensor]) -> Measured:
+        features = [extract_features(network, each.to(DEVICE)).features for each in sets]
+        if len(features) > 1:
+            return mean_and_error([frechet_distance(each, train) for each in features])
+        statistic = lambda x, y: {"fd": frechet_distance(x, y)}  # noqa: E731
+        errors = standard_errors(statistic, features[0], train, distance=True)
+        return frechet_distance(features[0], train), errors["fd"]
+
+    def draw(sampler: Sampler, block: int) -> Tensor:
+        first, stop = block * num, (block + 1) * num
+        parts = ((i, min(i + 250, stop)) for i in range(first, stop, 250))
+        return torch.cat([to_uint8(module.draw(*part, sampler=sampler)) for part in parts])
+
+    return Target(
+        *(module.score, module.noise_levels, module.data_shape, ALL),
+        measure=lambda sampler: distance([draw(sampler, block) for block in range(blocks)]),
+        floor=distance([reference.held_out[:num]]),
+        long=module.sampler,
+    )
+
+
+def load_digits() -> tuple[NCSN, Reference]:
+    """The shipped model, and its data."""
+    module = NCSN.from_pretrained(SHIPPED / "digits").to(DEVICE)
+    return module, shared.build("digits").datamodule.reference("test")
+
+
+def load_mnist(ckpt_path: Path | None, data_dir: Path | None) -> tuple[NCSN, Reference]:
+    """A trained model of MNIST, and its data."""
+    if ckpt_path is None:
+        raise ValueError("the target mnist needs --ckpt_path")
+    module = NCSN.load_from_checkpoint(ckpt_path, map_location="cpu").eval().to(DEVICE)
+    options = [f"--data.data_dir={data_dir}"] if data_dir else []
+    return module, shared.build("mnist_cpu", *options).datamodule.reference("test")
+
+
+def measure_target(
+    name: str, target: Target, evaluations: tuple[int, ...], samplers: tuple[str, ...], path: Path
+) -> None:
+    """Append to the file what is not in it yet, one row for each figure."""
+    known = {row[:3] for row in read(path)}
+
+    def add(sampler: str, num: int, measure: Callable[[], Measured]) -> None:
+        if (name, sampler, num) not in known:
+            row = Row(name, sampler, num, *measure())
+            print(f"{name}: {sampler}, {num}: {row.value:.4g} ± {row.error:.2g}", flush=True)
+            with path.open("a", newline="") as file:
+                csv.writer(file).writerow(row)
+            known.add(row[:3])
+
+    add("floor", 0, lambda: target.floor)
+    for num in evaluations:
+        fitted: Ladder = geometric
+        if any("fitted" in title for title in samplers):
+            fitted = fit_to(target, num)
+            print(f"{name}: {fitted}")
+        for title in filter(target.samplers.__contains__, samplers):
+            sampler = target.samplers[title](num, fitted)
+            count = num - (title in TWO_A_STEP and num % 2 == 0)
+            add(title, count, lambda sampler=sampler: target.measure(sampler))  # type: ignore[misc]
+            assert sampler.num_evaluations in (0, count)
+    if LONG in samplers and (sampler := target.long) is not None:
+        add(LONG, 0, lambda: target.measure(sampler))
+
+
+def fit_to(target: Target, num: int) -> Ladder:
+    """The ladder of :func:`ncsn.sampling.fit_ladder` from 256 trajectories."""
+    generator = torch.Generator().manual_seed(77)  # of no sample
+    noise = torch.randn(256, *target.shape, generator=generator).to(DEVICE)
+    levels = target.noise_levels
+    return fit_ladder(target.score, noise * levels[0], levels, num)
+
+
+def read(path: Path) -> list[Row]:
+    """The figures in the file, if there is one."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [Row(t, s, int(n), float(v), float(e)) for t, s, n, v, e in csv.reader(file)]
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """One panel for each target, both axes logarithmic."""
+    targets = [name for name in TITLES if any(row.target == name for row in rows)]
+    figure = plots.new_figure(5.2 * len(targets), 5.4)
+    for axes, name in zip(
+        figure.subplots(1, len(targets), squeeze=False)[0], targets, strict=True
+    ):
+        for i, title in enumerate(ALL):
+            curve = sorted(row for row in rows if row[:2] == (name, title))
+            style = {"marker": "o" if title in NOISY else "s", "ms": 4, "capsize": 2, "lw": 1.2}
+            values = [row.value for row in curve]
+            errors = [min(row.error, 0.9 * abs(row.value)) for row in curve]
+            x = [row.evaluations * (1 + 0.004 * (i - len(ALL) / 2)) for row in curve]
+            line = "-" if title in NOISY else "--"
+            axes.errorbar(x, values, errors, label=title, ls=line, color=f"C{i % 10}", **style)
+        for row in rows:
+            if row.target == name and row.sampler in ("floor", LONG) and row.value > 0:
+                color = "black" if row.sampler == LONG else "gray"
+                axes.axhline(row.value, color=color, ls=":", label=row.sampler)
+                axes.axhspan(row.value - row.error, row.value + row.error, color=color, alpha=0.12)
+        axes.set(xscale="log", yscale="log", xlabel="network evaluations", title=TITLES[name])
+        ticks = sorted({row.evaluations for row in rows} & set(EVALUATIONS))
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    handles = {}
+    for axes in figure.axes:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize="small")
+    figure.savefig(path)
+
+
+def tabulate(rows: list[Row]) -> None:
+    """A table in Markdown for each target."""
+    for name in dict.fromkeys(row.target for row in rows):
+        own = {row[1:3]: row for row in rows if row.target == name}
+        print(f"\n{' '.join(TITLES[name].split())}\n")
+        counts = sorted({num for _, num in own if num})
+        body = [
+            (title, *(_cell(own.get((title, num))) for num in counts))
+            for title in dict.fromkeys(title for title, num in own if num)
+        ]
+        shared.print_table(("sampler", *map(str, counts)), body)
+        for title in ("floor", LONG):
+            if (title, 0) in own:
+                print(f"\n{title}: {_cell(own[title, 0])}")
+
+
+def _cell(row: Row | None) -> str:
+    return "" if row is None else f"{row.value:.3g} ± {row.error:.1g}"
+
+
+def measure(
+    targets: tuple[str, ...] = ("flow", "moons", "digits"),
+    evaluations: tuple[int, ...] = EVALUATIONS,
+    samplers: tuple[str, ...] = (*ALL, LONG),
+    num_samples: int | None = None,
+    blocks: int | None = None,
+    ckpt_path: Path | None = None,
+    data_dir: Path | None = None,
+    output: Path = Path("few_evaluations"),
+) -> None:
+    """Print tables in Markdown; keep the figures as .csv, and draw a picture as .png.
+
+    Args:
+        targets: Of flow, moons, digits and mnist.
+        evaluations: Network evaluations a sample.
+        samplers: Their names, as in the tables.
+        num_samples: Samples in a set; by default 2,000 points, 360 digits, 1,000 of MNIST.
+        blocks: Sets of samples; by default 4, and 1 of MNIST.
+        ckpt_path: A checkpoint of configs/mnist_cpu.yaml, for the target mnist.
+        data_dir: Directory with MNIST/raw.
+        output: The files, without their suffix.
+    """
+    path = output.with_suffix(".csv")
+    for name in targets:
+        if name in ("flow", "moons"):
+            target = moons(num_samples or 2000, blocks or 4)[name == "moons"]
+        elif name == "digits":
+            target = images(*load_digits(), num_samples or 360, blocks or 4)
+        else:
+            model = load_mnist(ckpt_path, data_dir)
+            target = images(*model, num_samples or 1000, blocks or 1)
+        measure_target(name, target, evaluations, samplers, path)
+    rows = read(path)
+    plot(rows, output.with_suffix(".png"))
+    tabulate(rows)
+
+
+if __name__ == "__main__":
+    auto_cli(measure, as_positional=False)

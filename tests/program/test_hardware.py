@@ -1,0 +1,149 @@
+"""What the program takes from the hardware: the precision, and how many threads train."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.commands import QUICK, error_line, smoke
+from support.runs import load_last
+
+from ncsn.callbacks import OneThread
+from ncsn.modules import NCSN
+from ncsn.networks import MLP
+from ncsn.parametrisation import EDM
+from ncsn.runtime.precision import Trainer, fast_precision
+
+MOONS = smoke("moons")
+RUN = Path("lightning_logs/moons/version_0")
+AUTO = ("--trainer.precision", "auto")
+
+
+def cpu_with(monkeypatch, *flags):
+    """Have the CPU say that it has these and no others."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        (("avx2", "avx512_f"), "32-true"),
+        (("avx512_f", "avx512_bf16"), "bf16-mixed"),
+        (("amx_tile", "amx_bf16"), "bf16-mixed"),
+        ((), "32-true"),
+    ],
+)
+def test_a_cpu_gets_bfloat16_if_it_has_instructions_for_it(flags, precision, monkeypatch):
+    cpu_with(monkeypatch, *flags)
+    assert fast_precision("cpu")[0] == precision
+    trainer = Trainer(accelerator="cpu", precision="auto", logger=False)
+    assert trainer.precision == precision
+
+
+@pytest.mark.parametrize(("major", "precision"), [(7, "32-true"), (8, "bf16-mixed")])
+def test_a_gpu_gets_bfloat16_from_compute_capability_8_on(major, precision, monkeypatch):
+    class Properties:
+        name, minor = "a card", 0
+
+    Properties.major = major
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    cpu_with(monkeypatch)
+    for accelerator in ("auto", "gpu", "cuda"):
+        assert fast_precision(accelerator)[0] == precision
+    assert fast_precision("cpu")[0] == "32-true"
+    assert fast_precision("tpu")[0] == "32-true"
+
+
+def test_the_precision_is_resolved_printed_and_stored(cli, monkeypatch, caplog):
+    cpu_with(monkeypatch, "avx512_bf16")
+    caplog.set_level("INFO")
+    assert cli("fit", *MOONS, *AUTO) == 0
+    assert "auto: trainer.precision = bf16-mixed (the CPU has AVX512-BF16 or AMX)" in caplog.text
+    written = yaml.safe_load((RUN / "config.yaml").read_text())
+    assert written["trainer"]["precision"] == "bf16-mixed"
+    assert load_last(RUN)["config"]["trainer"]["precision"] == "bf16-mixed"
+
+
+def test_a_run_that_resumes_on_other_hardware_says_that_its_precision_changes(
+    cli, monkeypatch, recwarn
+):
+    cpu_with(monkeypatch, "amx_bf16")
+    assert cli("fit", *MOONS, *AUTO) == 0
+    more = ("fit", *MOONS, *AUTO, *QUICK, "--ckpt_path", "last", "--trainer.max_epochs")
+    assert cli(*more, 2) == 0
+    assert not [each for each in recwarn if "resumed with" in str(each.message)]
+    cpu_with(monkeypatch)
+    with pytest.warns(UserWarning, match=r"trainer.precision=32-true \(was bf16-mixed\)"):
+        assert cli(*more, 3) == 0
+
+
+def test_an_unknown_precision_is_refused_in_one_line(cli, capsys):
+    assert cli("fit", *MOONS, "--trainer.precision", "bf17") != 0
+    line = error_line(capsys.readouterr().err)
+    assert "bf17" in line
+    assert "bf16-mixed" in line
+
+
+def test_the_network_computes_in_bfloat16_and_scores_and_losses_in_float32():
+    module = NCSN(MLP(hidden_dim=16), parametrisation=EDM())
+    x, sigma = torch.randn(4, 2), torch.full((4,), 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.network(x, sigma).dtype == torch.bfloat16
+        assert module.score(x, sigma).dtype == module.loss(x, sigma).dtype == torch.float32
+
+
+class Threads(OneThread):
+    """Records the number of threads at the hooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def on_train_batch_start(self, *_):
+        self.seen["training"] = torch.get_num_threads()
+
+    def on_validation_batch_start(self, *_):
+        self.seen["validation"] = torch.get_num_threads()
+
+    def on_fit_end(self, *_):
+        self.seen["end"] = torch.get_num_threads()
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads in this process, of its own choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(monkeypatch, cli, config, *options):
+    """The number of threads in training, in validation and at the end."""
+    made = []
+    monkeypatch.setattr("ncsn.cli.parser.OneThread", lambda: made.append(Threads()) or made[-1])
+    assert cli("fit", *smoke(config), *options) == 0
+    return made[-1].seen
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_small_network_is_trained_with_one_thread_and_samples_with_all(cli, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    seen = train(monkeypatch, cli, "moons")
+    assert seen == {"training": 1, "validation": 2, "end": 2}
+    assert "training with one thread: the network is too small for 2" in caplog.text
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_larger_network_and_a_user_keep_their_threads(cli, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    size = ("--data.batch_size", 128, "--model.network.hidden_dim", 512)
+    assert train(monkeypatch, cli, "moons", *size)["training"] == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert train(monkeypatch, cli, "moons")["training"] == 2
+    assert "one thread" not in caplog.text

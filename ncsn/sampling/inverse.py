@@ -42,6 +42,9 @@ from ncsn.config import Configured
 from ncsn.levels import ScoreFunction, expand_as
 from ncsn.sampling.linear import LinearOperator, conjugate_gradients
 
+ROUNDING = 1e-3
+"""By which a variance may seem to be below its bound."""
+
 
 class Measurement(NamedTuple):
     """What is known of the data: y = A x + s n with n ~ N(0, I).
@@ -136,10 +139,10 @@ class Replacement(PosteriorScore):
 class DPS(PosteriorScore):
     """Diffusion posterior sampling: the likelihood of the denoised data, ∇log N(y; A D(x), s² I).
 
-    It is surer of D(x) than it can be, and stiff: of the residual, a step of ancestral sampling
-    from σ to gσ takes the share (1 − g²) τ² / s², which must be below 2. The paper's algorithm
-    takes steps of a fixed length instead, −ζ' ∇‖r‖² / ‖r‖ in the units of a variance preserving
-    chain. As a score, that is::
+    It is surer of D(x) than it can be, and stiff: for data of standard deviation τ, a step of
+    ancestral sampling from σ = τ to gτ takes a share of (1 − g²) ‖A‖² τ² / 4s² of the residual,
+    which must be below 2. The paper's algorithm takes steps of a fixed length instead,
+    −ζ' ∇‖r‖² / ‖r‖ in the units of a variance preserving chain. As a score, that is::
 
         −ζ (1 + σ²) / σ² · ∇‖r‖² / ‖r‖,    r = y − A D(x),    ζ' = (1 − g²) ζ,
 
@@ -207,15 +210,18 @@ class MMPS(PosteriorScore):
     """Moment matching posterior sampling: x_0 ~ N(D(x), V), V = σ² Jᵀ by Tweedie's formula.
 
     The linear system (s² I + A V Aᵀ) u = y − A D(x) is solved by conjugate gradients, in which a
-    product with V is one with the Jacobian of the network.
+    product with V is one with the Jacobian of the network. V is a covariance, but the Jacobian of
+    a network that has learned is neither quite symmetric nor positive: an example for which a
+    direction shows it, with less variance than s², keeps the solution that it has.
 
     Source: Rozet et al. 2024 (arXiv 2405.13712), section 3.
 
     Args:
-        iterations: Of conjugate gradients, each the cost of a backward pass, >= 1.
+        iterations: Of conjugate gradients, each the cost of a backward pass, >= 1. More are more
+            exact as far as V is a covariance.
     """
 
-    def __init__(self, iterations: int = 3) -> None:
+    def __init__(self, iterations: int = 1) -> None:
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
         self.iterations = iterations
@@ -230,7 +236,8 @@ class MMPS(PosteriorScore):
         def covariance(u: Tensor) -> Tensor:
             return given.noise**2 * u + operator(variance * vjp(operator.adjoint(u)))
 
-        u = conjugate_gradients(covariance, given.residual(denoised), self.iterations)
+        r, smallest = given.residual(denoised), given.noise**2 * (1 - ROUNDING)
+        u = conjugate_gradients(covariance, r, self.iterations, smallest)
         return s + vjp(operator.adjoint(u))
 
 

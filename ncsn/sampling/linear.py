@@ -130,7 +130,9 @@ class RandomProjection(Matrix):
         super().__init__(shape, vectors / dim**0.5)
 
 
-def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+def conjugate_gradients(
+    matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int, smallest: float = 0.0
+) -> Tensor:
     """Solve M x = b for a symmetric positive definite M, each example on its own.
 
     Source: Hestenes & Stiefel 1952, "Methods of Conjugate Gradients for Solving Linear Systems".
@@ -138,7 +140,9 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iteration
     Args:
         matrix: M times a tensor of the shape of ``b``.
         b: Shape ``(batch, *event)``.
-        iterations: At most; an example that is solved to rounding stays as it is.
+        iterations: At most; an example stays as it is once it is solved to rounding, or where M
+            turns out to have an eigenvalue below the smallest.
+        smallest: A lower bound of the eigenvalues of M.
     """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:
@@ -147,10 +151,11 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iteration
     x, r, p = torch.zeros_like(b), b, b
     squares = dot(r, r)
     solved = torch.finfo(b.dtype).eps ** 2 * squares
+    going = squares > 0
     for _ in range(iterations):
         product = matrix(p)
         curvature = dot(p, product)
-        going = (squares > solved) & (curvature > 0)
+        going = going & (squares > solved) & (curvature > smallest * dot(p, p))
         alpha = torch.where(going, squares / curvature, 0)
         x, r = x + alpha * p, r - alpha * product
         squares, previous = dot(r, r), squares

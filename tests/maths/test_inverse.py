@@ -144,7 +144,7 @@ BY_NAME = {
     "mmps": MMPS(iterations=1),
 }
 STEPS = 1600
-"""So that in each the share (1 - g²) (tau / s)² of the residual is below 2, or DPS diverges."""
+"""So that (1 - g²) (tau / s)² / 4 is well below 2, where DPS diverges."""
 
 
 def outcome(name, steps=STEPS):

@@ -135,6 +135,17 @@ def test_conjugate_gradients_solve_each_example_on_its_own():
     assert torch.equal(conjugate_gradients(lambda v: v @ matrix, b, 2)[:1], alone)
 
 
+def test_conjugate_gradients_stop_where_the_matrix_is_not_what_it_is_said_to_be():
+    # The second and the third have a direction in which the matrix is below its lower bound.
+    b = torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 3.0], [0.0, 0.0, 4.0]], dtype=torch.float64)
+    for low in (-1.0, 0.0, 0.05):
+        matrix = torch.diag(torch.tensor([1.0, 4.0, low], dtype=torch.float64))
+        x = conjugate_gradients(lambda v, matrix=matrix: v @ matrix, b, 50, smallest=0.1)
+        torch.testing.assert_close(x[0], torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+        assert x.abs().max() < 10 * b.abs().max()  # an eigenvalue of 0.1 would give as much
+        assert torch.equal(x[2], torch.zeros(3, dtype=torch.float64))
+
+
 def test_a_mask_is_read_from_a_file(tmp_path):
     import numpy as np
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "validate": "compute the loss on the validation data",
     "test": "evaluate a model: samples, likelihood, losses",
     "predict": "draw samples",
+    "restore": "draw what a measurement may come from: fill in, deblur, enlarge",
     "evaluate": "compare samples from any program with data",
     "export": "write a model to a folder, with a model card",
     "compare": "put runs side by side",

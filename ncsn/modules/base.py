@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -139,10 +140,13 @@ class ScoreModule(StorableModule, ABC):
         sampler: Sampler | None = None,
         generator: Generator = None,
         monitor: Monitor | None = None,
+        posterior: Callable[[ScoreFunction], ScoreFunction] | None = None,
     ) -> Tensor:
         """Draw samples, shape ``(num, *data_shape)``, in the units of the data.
 
         ``label`` is the class of each, shape ``(num,)``; see :class:`ncsn.sampling.Sampler`.
+        ``posterior`` turns the score into that of data of which something is known; see
+        :mod:`ncsn.sampling.inverse`.
         """
         sampler = sampler or self.sampler
         empty = self.noise_levels.new_empty(num, *self.data_shape)
@@ -150,6 +154,8 @@ class ScoreModule(StorableModule, ABC):
         score: ScoreFunction = self.score
         if label is not None and self.network.num_classes:
             score = classifier_free_guidance(self.score, label, self.guidance_scale)
+        if posterior is not None:
+            score = posterior(score)
         return sampler(score, x, self.noise_levels, generator, monitor)
 
     def draw(self, start: int, stop: int, label: Tensor | None = None, **kwargs: Any) -> Tensor:

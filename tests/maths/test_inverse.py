@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from support.paths import ROOT
 
 from ncsn.exact import Gaussian, GaussianMixture
 from ncsn.levels import expand_as, geometric
@@ -339,3 +340,22 @@ def test_a_posterior_takes_a_class_and_its_guidance():
 def test_impossible_values_are_refused(make):
     with pytest.raises(ValueError, match=r"step_size|data_std|iterations|noise|num_resamples"):
         make()
+
+
+def test_the_example_of_the_guide_has_an_operator_of_ones_own():
+    text = (ROOT / "docs/guide/inverse.md").read_text()
+    assert len(text.splitlines()) < 80
+    source = text.split("```python\n")[1].split("```")[0]
+    assert len([line for line in source.splitlines() if line]) < 15
+    names = {}
+    exec(source, names)
+    x, prior = names["x"], names["TwoMoons"](num_points=256)
+    # Against draws of the prior, weighted by their likelihood.
+    draws = prior.sample(200_000)
+    weights = (-((draws.sum(1) - 0.5) ** 2) / (2 * names["noise"] ** 2)).exp()
+    weights = (weights / weights.sum())[:, None]
+    mean = (weights * draws).sum(0)
+    std = (weights * (draws - mean) ** 2).sum(0).sqrt()
+    assert ((x.mean(0) - mean).abs() < 5 * std / 1000**0.5 + 0.1 * std).all()
+    assert (x.std(0) / std - 1).abs().max() < 0.15
+    assert abs(x.sum(1).std() - names["noise"]) < 0.02

@@ -183,6 +183,11 @@ def restore(
         _check_positive(name, value)
     model, method = cli.model, method or MMPS()
     _check_label(label, model.network.num_classes)
+    if model.sampler.denoise and not method.denoises:
+        raise ValueError(
+            f"{type(method).__name__} with steps of fixed length cannot end with a Tweedie step: "
+            "add --model.sampler.denoise false"
+        )
     checkpoint = cast(dict[str, Any], _check(cli))
     model.load_state_dict(checkpoint["state_dict"])
     model.eval().to(cli.trainer.strategy.root_device)

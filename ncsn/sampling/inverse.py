@@ -8,18 +8,19 @@ where x = x_0 + σ z. A network knows the first term. The second needs the distr
 data x_0 that x may come from, and the methods differ in what they take for it. With the denoiser
 D(x) = E[x_0 | x] = x + σ² s(x, σ) and its Jacobian J, each takes y to be Gaussian:
 
-==========================  ======================  ==========================================
-method                      mean of y given x       covariance of y given x
-==========================  ======================  ==========================================
-:class:`AnnealedLikelihood` A x                     s² I + σ² A Aᵀ: x_0 may be anything
-:class:`DPS`                A D(x)                  s² I: x_0 is D(x)
-:class:`PiGDM`              A D(x)                  s² I + r² A Aᵀ: x_0 is D(x) give or take r
-:class:`MMPS`               A D(x)                  s² I + A V Aᵀ: V = σ² J is Cov[x_0 | x]
-==========================  ======================  ==========================================
+===========================  =================  ==========================================
+method                       mean of y given x  covariance of y given x
+===========================  =================  ==========================================
+:class:`AnnealedLikelihood`  A x                s² I + σ² A Aᵀ: x_0 may be anything
+:class:`DPS`                 A D(x)             s² I: x_0 is D(x)
+:class:`PiGDM`               A D(x)             s² I + r² A Aᵀ: x_0 is D(x) give or take r
+:class:`MMPS`                A D(x)             s² I + A V Aᵀ: V = σ² J is Cov[x_0 | x]
+===========================  =================  ==========================================
 
 :class:`Replacement` has the mean and the covariance of the first, and leaves out what the prior
-says of the measured part. For a Gaussian prior, MMPS is exact, and PiGDM too if the prior is
-isotropic of standard deviation τ = ``data_std``; as σ → 0, all but replacement are.
+says of the measured part. For a Gaussian prior, MMPS is exact, if it solves its equations, and
+PiGDM if the prior is isotropic of standard deviation τ = ``data_std``. As σ → 0, all four of the
+table are.
 
 A method turns a score function into another one, so that any sampler, on any ladder, and with
 class guidance, draws from the posterior::
@@ -60,7 +61,7 @@ class Measurement(NamedTuple):
     noise: float
 
     def residual(self, x: Tensor) -> Tensor:
-        """Y − A x."""
+        """What x leaves unexplained, y − A x."""
         return self.y.to(x) - self.operator(x)
 
     def pull(self, x: Tensor, std: Tensor) -> Tensor:
@@ -70,7 +71,14 @@ class Measurement(NamedTuple):
 
 
 class PosteriorScore(Configured, ABC):
-    """Base class: turns the score of the data into that of the data given a measurement."""
+    """Base class: turns the score of the data into that of the data given a measurement.
+
+    Attributes:
+        denoises: Whether x + σ² s is an estimate of the clean data, so that a sampler can end with
+            a Tweedie step.
+    """
+
+    denoises = True
 
     def __call__(
         self, score: ScoreFunction, operator: LinearOperator, y: Tensor, noise: float
@@ -146,8 +154,9 @@ class DPS(PosteriorScore):
 
         −ζ (1 + σ²) / σ² · ∇‖r‖² / ‖r‖,    r = y − A D(x),    ζ' = (1 − g²) ζ,
 
-    whatever the ladder. (The authors' code takes the norm over the batch; here it is that of each
-    example.)
+    whatever the ladder. A sampler must then end without a Tweedie step (``denoise=False``), for
+    which g = 0, so that it would move x by ζ itself. (The authors' code takes the norm over the
+    batch; here it is that of each example.)
 
     Source: Chung et al. 2023 (arXiv 2209.14687), equation 16 and algorithm 1.
 
@@ -158,7 +167,7 @@ class DPS(PosteriorScore):
     def __init__(self, step_size: float | None = None) -> None:
         if step_size is not None and not 0 < step_size < math.inf:
             raise ValueError(f"step_size must be a positive number, got {step_size}")
-        self.step_size = step_size
+        self.step_size, self.denoises = step_size, step_size is None
 
     def __call__(
         self, score: ScoreFunction, operator: LinearOperator, y: Tensor, noise: float

@@ -137,7 +137,7 @@ def rows(num_steps: int, data_std: float) -> dict[str, Row]:
         "replacement, ancestral": (Replacement(), ancestral),
         "replacement, resampling": (Replacement(), resampling),
         "DPS, the likelihood itself": (DPS(), ancestral),
-        "DPS, steps of fixed length, ζ = 1": (DPS(1.0), ancestral),
+        "DPS, steps of fixed length, ζ = 1": (DPS(1.0), Ancestral(num_steps, denoise=False)),
         "ΠGDM": (PiGDM(data_std), ancestral),
         "moment matching, 1 iteration": (MMPS(1), ancestral),
         "moment matching, 5 iterations": (MMPS(5), ancestral),

@@ -166,7 +166,7 @@ def draw(module: NCSN, measured: Measured, method: PosteriorScore, num_steps: in
         posterior: Callable[[ScoreFunction], ScoreFunction] = partial(
             method, operator=measured.operator, y=rows, noise=measured.noise
         )
-        sampler = DPMSolver(num_steps, eta=1.0)
+        sampler = DPMSolver(num_steps, eta=1.0, denoise=method.denoises)
         parts.append(module.draw(start, start + len(rows), sampler=sampler, posterior=posterior))
     return torch.cat(parts).unflatten(0, (-1, NUM_SAMPLES))
 

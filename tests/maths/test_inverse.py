@@ -227,6 +227,17 @@ def test_steps_of_fixed_length_are_those_of_the_paper_in_a_variance_preserving_c
     torch.testing.assert_close(guided - plain, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_steps_of_fixed_length_reach_the_measurement_and_stay_within_one_of_it():
+    # At the end, a step moves A x by 2 zeta (1 - g²), forwards or back.
+    method, steps = DPS(0.5), 400
+    assert not method.denoises
+    x = draw(method, Ancestral(steps, denoise=False), ISOTROPIC, num=500)
+    g = (LEVELS[-1] / LEVELS[0]).item() ** (1 / (steps - 1))
+    distance = (x[:, :2] - Y).norm(dim=1)
+    # And the noise of the last level, by which D(x) follows y and not x.
+    assert distance.quantile(0.99) < 2 * 0.5 * (1 - g**2) + 5 * LEVELS[-1]
+
+
 CORRELATED = Gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
 FIRST = Mask((2,), torch.tensor([True, False]))
 

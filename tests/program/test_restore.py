@@ -170,6 +170,10 @@ MISTAKES = {
         ("--input", "digits.npy", *BOX, "--method", "MMSP"),
         "did you mean MMPS?",
     ),
+    "a Tweedie step with steps of fixed length": (
+        ("--input", "digits.npy", *BOX, "--method", "DPS", "--method.step_size", 1),
+        "add --model.sampler.denoise false",
+    ),
     "no samples": (("--input", "digits.npy", *BOX, "--num_samples", 0), "--num_samples"),
     "a class": (("--input", "digits.npy", *BOX, "--label", 3), "is not class-conditional"),
 }

@@ -12,6 +12,10 @@ variance τ² to v = τ² + σ². For isotropic components with weights w_k and 
 With one component it is a Gaussian; with τ = 0 and the training set as means it is what a network
 that has learned a finite data set by heart would say (the *empirical* score); with means along two
 half circles it is two moons.
+
+Given a measurement y = A x + s n with n ~ N(0, I), they are sums of Gaussians again. A component
+N(c, C) becomes N(c + G (y − A c), C − G A C) with the gain G = C Aᵀ (A C Aᵀ + s² I)⁻¹, and its
+weight is multiplied by N(y; A c, A C Aᵀ + s² I).
 """
 
 import math
@@ -118,6 +122,23 @@ class Gaussian(ExactScore):
         y, v = (x - self.mean) @ self.eigenvectors, self._variances(sigma)
         return -0.5 * (y.square() / v + (2 * math.pi * v).log()).sum(1)
 
+    def posterior(self, matrix: Tensor, y: Tensor, noise: float) -> "Gaussian":
+        """The density given y = A x + noise · n.
+
+        Args:
+            matrix: A, shape ``(num, dim)``.
+            y: The measurement, shape ``(num,)``.
+            noise: Standard deviation of its noise, > 0.
+
+        Raises:
+            ValueError: If the noise is outside its domain.
+        """
+        a, y, covariance = matrix.double(), y.double(), self.eigenvectors * self.eigenvalues
+        covariance = covariance @ self.eigenvectors.T
+        gain = torch.linalg.solve(_measured(a, covariance, noise), a @ covariance).T
+        posterior = covariance - gain @ a @ covariance
+        return Gaussian(self.mean + gain @ (y - a @ self.mean), (posterior + posterior.T) / 2)
+
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`ExactScore.sample`."""
         z = normal_like(self.mean.expand(num, -1), generator)
@@ -182,6 +203,25 @@ class GaussianMixture(ExactScore):
         """See :meth:`ExactScore.log_density`; σ may be 0 only where no component has std 0."""
         return torch.cat([self._terms(*chunk)[0].logsumexp(1) for chunk in self._chunks(x, sigma)])
 
+    def posterior(self, matrix: Tensor, y: Tensor, noise: float) -> "AlignedMixture":
+        """The density given y = A x + noise · n; see :meth:`Gaussian.posterior`."""
+        a, y, variances = matrix.double(), y.double(), self.stds.double() ** 2
+        means = (self.means + self.centre).double()
+        residual = y - means @ a.T
+        # The covariances of all components have the eigenvectors of Aᵀ A.
+        identity = torch.eye(a.shape[1]).to(a)
+        eigenvalues, basis = torch.linalg.eigh(a.T @ a)
+        eigenvalues = eigenvalues.clamp(min=0)
+        log_weights, centres = self.log_weights.double().clone(), []
+        for k, v in enumerate(variances):
+            measured = _measured(a, v * identity, noise)
+            gain = v * torch.linalg.solve(measured, a).T
+            centres.append(means[k] + gain @ residual[k])
+            likelihood = torch.distributions.MultivariateNormal(torch.zeros_like(y), measured)
+            log_weights[k] += likelihood.log_prob(residual[k])
+        shrunk = variances[:, None] * noise**2 / (noise**2 + variances[:, None] * eigenvalues)
+        return AlignedMixture(torch.stack(centres), shrunk, basis, log_weights)
+
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`ExactScore.sample`."""
         weights = self.log_weights.exp()
@@ -204,6 +244,48 @@ class GaussianMixture(ExactScore):
             distances = (squares - 2 * y @ self.means.T).clamp(min=0)
         normaliser = y.shape[1] / 2 * (2 * math.pi * v).log()
         return self.log_weights - distances / (2 * v) - normaliser, v
+
+
+class AlignedMixture(ExactScore):
+    """A mixture of Gaussians whose covariances have the same eigenvectors.
+
+    Args:
+        means: Shape ``(components, dim)``.
+        variances: Of each component along each eigenvector, >= 0, shape ``(components, dim)``.
+        basis: The eigenvectors, in columns, shape ``(dim, dim)``.
+        log_weights: Logarithms of the weights, up to a constant, shape ``(components,)``.
+    """
+
+    def __init__(
+        self, means: Tensor, variances: Tensor, basis: Tensor, log_weights: Tensor
+    ) -> None:
+        super().__init__()
+        self.means, self.variances = nn.Buffer(means @ basis), nn.Buffer(variances)
+        self.basis, self.log_weights = nn.Buffer(basis), nn.Buffer(log_weights.log_softmax(0))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The score, of the shape ``(batch, dim)`` of ``x``."""
+        terms, pulls = self._terms(x, sigma)
+        pull = (terms.softmax(1)[:, :, None] * pulls).sum(1)
+        return (pull @ self.basis.T).to(x.dtype)
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """See :meth:`ExactScore.log_density`."""
+        return self._terms(x, sigma)[0].logsumexp(1)
+
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """See :meth:`ExactScore.sample`."""
+        weights = self.log_weights.exp()
+        k = weights.multinomial(num, replacement=True, generator=generator)
+        z = normal_like(self.means[k], generator)
+        return (self.means[k] + self.variances[k].sqrt() * z) @ self.basis.T
+
+    def _terms(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Log weight times density, shape ``(batch, components)``, and score of each component."""
+        v = self.variances + sigma.to(self.variances)[:, None, None] ** 2
+        away = self.means - (x.to(self.means) @ self.basis)[:, None]
+        exponents = away.square() / v + (2 * math.pi * v).log()
+        return self.log_weights - exponents.sum(2) / 2, away / v
 
 
 class Empirical(GaussianMixture):
@@ -240,6 +322,13 @@ class TwoMoons(GaussianMixture):
         upper = torch.stack([t.cos(), t.sin()], dim=1)
         lower = torch.stack([1 - t.cos(), 0.5 - t.sin()], dim=1)
         super().__init__(torch.cat([upper, lower]), stds=noise)
+
+
+def _measured(a: Tensor, covariance: Tensor, noise: float) -> Tensor:
+    """The covariance A C Aᵀ + noise² I of a measurement."""
+    if not 0 < noise < math.inf:
+        raise ValueError(f"the posterior needs noise above 0, got {noise}")
+    return a @ covariance @ a.T + noise**2 * torch.eye(len(a)).to(a)
 
 
 def _full_precision(x: Tensor) -> torch.autocast:

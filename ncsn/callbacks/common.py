@@ -104,7 +104,7 @@ def draw_samples(
     num: int,
     sampler: Sampler | None = None,
     title: str = "Sampling",
-    score: ScoreFunction | None = None,
+    modify: Callable[[ScoreFunction], ScoreFunction] | None = None,
 ) -> Tensor:
     """Samples 0, ..., num - 1, drawn by all ranks together, on every rank.
 
@@ -114,7 +114,7 @@ def draw_samples(
         num: Number of samples.
         sampler: By default, the model's.
         title: Of the progress bar.
-        score: By default, the model's.
+        modify: Turns the model's score into another one.
 
     Raises:
         ValueError: If there are fewer samples than ranks.
@@ -128,7 +128,7 @@ def draw_samples(
     draw = in_precision(trainer, module.draw)
     with monitored(trainer, num_steps, title=title) as monitor:
         for start, stop in batches:
-            samples.update(draw(start, stop, sampler=sampler, monitor=monitor, score=score))
+            samples.update(draw(start, stop, sampler=sampler, monitor=monitor, modify=modify))
     return samples.compute().view(num, *module.data_shape)
 
 

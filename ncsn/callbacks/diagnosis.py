@@ -57,14 +57,13 @@ class Diagnosis(Callback):
                 tried |= (by_exact := of_exact(tried))
                 ((name, sampler),), exact = by_exact.items(), reference.exact.to(module.device)
                 title = f"Sampling ({name})"
-                samples[name] = draw_samples(trainer, module, num, sampler, title, exact)
+                samples[name] = draw_samples(trainer, module, num, sampler, title, lambda _: exact)
             failure = ""
             if trainer.is_global_zero:
                 about = about_model(trainer, module, samples["the sampler"])
                 try:
-                    found = diagnose(
-                        model_of(trainer, module), samples, tried, kind, reference, about
-                    )
+                    model = model_of(trainer, module)
+                    found = diagnose(model, samples, tried, kind, reference, about)
                 except ValueError as error:
                     failure = str(error)
         if failure := trainer.strategy.broadcast(failure):

@@ -79,10 +79,8 @@ class TestReport(Callback):
             failure = ""
             if trainer.is_global_zero:
                 try:
-                    model, labels = (
-                        model_of(trainer, module),
-                        module.labels_in_turn(0, len(samples)),
-                    )
+                    model = model_of(trainer, module)
+                    labels = module.labels_in_turn(0, len(samples))
                     pictures = self.add_samples(model, kind, samples, labels, reference, report)
                 except (ValueError, ImportError, OSError) as error:
                     failure = str(error)

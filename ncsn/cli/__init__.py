@@ -20,6 +20,7 @@ COMMANDS = {
     "test": "evaluate a model: samples, likelihood, losses",
     "diagnose": "tell the faults of the network from those of the solver",
     "predict": "draw samples",
+    "restore": "draw what a measurement may come from: fill in, deblur, enlarge",
     "evaluate": "compare samples from any program with data",
     "export": "write a model to a folder, with a model card",
     "compare": "put runs side by side",

@@ -1,9 +1,10 @@
-"""The commands: fit, validate, test, diagnose, predict, export.
+"""The commands: fit, validate, test, diagnose, predict, restore, export.
 
 Each is a function whose parameters are its options, and whose docstring is their help.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,15 @@ from torch.utils.data import DataLoader
 
 from ncsn.callbacks import Diagnosis, SampleWriter, TestReport
 from ncsn.cli.parser import CLI
+from ncsn.cli.restore import draw_restorations, read_measured, write_restorations
+from ncsn.config import config_of
 from ncsn.evaluation.images import Images
 from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
 from ncsn.modules.stored_config import STATISTICS
 from ncsn.random import global_seed
 from ncsn.runtime import RunLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
+from ncsn.sampling import MMPS, LinearOperator, PosteriorScore
 
 
 def fit(cli: CLI) -> None:
@@ -128,10 +132,7 @@ def predict(
     if first_sample < 0:
         raise ValueError(f"--first_sample must be at least 0, got {first_sample}")
     model, trainer, num_classes = cli.model, cli.trainer, cli.model.network.num_classes
-    if label is not None and not -1 <= label < num_classes:
-        classes = f"has the labels 0 to {num_classes - 1}, and -1 for any"
-        classes = classes if num_classes else "is not class-conditional"
-        raise ValueError(f"--label {label}: the model {classes}")
+    _check_label(label, num_classes)
     if num_samples < trainer.world_size:
         raise ValueError(
             f"--num_samples {num_samples} cannot be shared among {trainer.world_size} processes"
@@ -172,6 +173,69 @@ def predict(
         raise
 
 
+def restore(
+    cli: CLI,
+    input: Path,
+    operator: Callable[[tuple[int, ...]], LinearOperator],
+    noise: float,
+    method: PosteriorScore | None = None,
+    num_samples: int = 16,
+    batch_size: int = 64,
+    label: int | None = None,
+    simulate: bool = False,
+) -> None:
+    """Draw what measurements y = A x + noise may come from: fill in, deblur, enlarge, reconstruct.
+
+    Writes restored.npz (samples, mean, std, measurement), restored.json and restored.png to a run
+    directory. The sampler is --model.sampler.
+
+    Args:
+        input: What was measured: an .npz or .npy, a PNG, or a directory of PNGs. Where A picks
+            pixels, images whose other pixels do not matter.
+        operator: A, a class of ncsn.sampling, such as HiddenBox, RandomMask, Blur, Downsampling,
+            SubsampledFourier or RandomProjection, or one of your own.
+        noise: Standard deviation of the noise in y, where images are in [-1, 1].
+        method: How the posterior is approximated, a class of ncsn.sampling: by default, moment
+            matching (MMPS).
+        num_samples: Number of samples of each measurement.
+        batch_size: Samples that are drawn at a time.
+        label: Class of what was measured, if the model knows classes; by default, any.
+        simulate: Whether the input is the data itself, to be measured here, with noise.
+    """
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        _check_positive(name, value)
+    model, method = cli.model, method or MMPS()
+    _check_label(label, model.network.num_classes)
+    if model.sampler.denoise and not method.denoises:
+        raise ValueError(
+            f"{type(method).__name__} with steps of fixed length cannot end with a Tweedie step: "
+            "add --model.sampler.denoise false"
+        )
+    checkpoint = cast(dict[str, Any], _check(cli))
+    model.load_state_dict(checkpoint["state_dict"])
+    model.eval().to(cli.trainer.strategy.root_device)
+    a = operator(model.data_shape)
+    measured = read_measured(input, a, noise, simulate)
+    label = -1 if label is None else label
+    samples = draw_restorations(model, measured, method, num_samples, batch_size, label)
+    about = {
+        "checkpoint": checksum(cast(Path, cli.checkpoint)),
+        "seed": global_seed(),
+        "sampler": str(model.sampler),
+        "guidance_scale": model.guidance_scale,
+        "label": label,
+        "input": str(input),
+        "simulate": simulate,
+        "operator": config_of(a),
+        "noise": noise,
+        "method": config_of(method),
+    }
+    loggers = [each for each in cli.trainer.loggers if isinstance(each, RunLogger)]
+    logger = (loggers or [RunLogger("lightning_logs", name="restore")])[0]
+    logger.claim()
+    write_restorations(Path(logger.log_dir), measured, samples, about)
+
+
 def export(
     cli: CLI, output: Path, evaluation: Path | None = None, license: str = "not stated"
 ) -> None:
@@ -192,7 +256,7 @@ def export(
 
 
 COMMANDS = {
-    command.__name__: command for command in (fit, validate, test, diagnose, predict, export)
+    each.__name__: each for each in (fit, validate, test, diagnose, predict, restore, export)
 }
 
 
@@ -214,6 +278,13 @@ def _check(cli: CLI) -> dict[str, Any] | None:
 def _check_positive(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+def _check_label(label: int | None, num_classes: int) -> None:
+    if label is not None and not -1 <= label < num_classes:
+        classes = f"has the labels 0 to {num_classes - 1}, and -1 for any"
+        classes = classes if num_classes else "is not class-conditional"
+        raise ValueError(f"--label {label}: the model {classes}")
 
 
 def _log_to_files_only(cli: CLI, resume: Path | None) -> None:

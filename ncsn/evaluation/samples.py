@@ -78,15 +78,16 @@ def evaluate_samples(
     return Report(about, estimates), pictures
 
 
-def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
+def read_samples(path: Path, shape: tuple[int, ...], of: str = "the data") -> Tensor:
     """Samples as data of a shape is stored: uint8 images, or float32 points.
 
     Args:
-        path: A ``.npy``; an ``.npz`` with the array ``samples``, or with a single one; or a
-            directory with PNGs, also in sub-directories. Arrays are images, uint8, of shape
+        path: A ``.npy``; an ``.npz`` with the array ``samples``, or with a single one; a PNG, or a
+            directory with some, also in sub-directories. Arrays are images, uint8, of shape
             ``(n, height, width)``, ``(n, height, width, channels)`` or ``(n, channels, height,
             width)``, or points, numbers of shape ``(n, dim)``.
         shape: Shape of an example of the data.
+        of: What has that shape, for messages.
 
     Returns:
         Shape ``(n, *shape)``.
@@ -96,7 +97,8 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
         OSError: If there is no such file, or it cannot be read.
     """
     images = isinstance(kind_of(shape), Images)
-    array = _read_pngs(path, shape) if path.is_dir() else _read_array(path)
+    pngs = path.is_dir() or path.suffix.lower() == ".png"
+    array = _read_pngs(path, shape) if pngs else _read_array(path)
     if images and array.dtype != np.uint8:
         raise ValueError(
             f"{path} has images of type {array.dtype}, which may mean any range of values: "
@@ -111,7 +113,7 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
         samples = samples.unsqueeze(1)
     if tuple(samples.shape[1:]) != shape:
         raise ValueError(
-            f"{path} has samples of shape {tuple(samples.shape[1:])}, and the data has {shape}"
+            f"{path} has samples of shape {tuple(samples.shape[1:])}, and {of} has {shape}"
         )
     bad = ~samples.flatten(1).isfinite().all(1)
     if bad.any():
@@ -163,11 +165,13 @@ def _read_array(path: Path) -> np.ndarray:
     raise ValueError(f"{path} has the arrays {names}: call the one with the samples 'samples'")
 
 
-def _read_pngs(directory: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _read_pngs(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Images of shape ``(n, height, width, channels)``; all of the size of the first."""
-    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() == ".png")
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(each for each in path.rglob("*") if each.suffix.lower() == ".png")
     if not paths:
-        raise ValueError(f"{directory} has no PNGs")
+        raise ValueError(f"{path} has no PNGs")
     images: list[np.ndarray] = []
     for path, image in zip(paths, map(_read_png, paths), strict=True):
         if shape[0] == 1:

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -144,19 +145,21 @@ class ScoreModule(StorableModule, ABC):
         sampler: Sampler | None = None,
         generator: Generator = None,
         monitor: Monitor | None = None,
-        score: ScoreFunction | None = None,
+        modify: Callable[[ScoreFunction], ScoreFunction] | None = None,
     ) -> Tensor:
         """Draw samples, shape ``(num, *data_shape)``, float32 at least, in the units of the data.
 
         ``label`` is the class of each, shape ``(num,)``; see :class:`ncsn.sampling.Sampler`.
-        ``score`` takes the place of the model's, which knows the label.
+        ``modify`` turns the score into another, such as a posterior's; see
+        :mod:`ncsn.sampling.inverse`.
         """
         sampler = sampler or self.sampler
         levels = self.sampling_levels
         x = sampler.initial(levels.new_empty(num, *self.data_shape), levels, generator)
-        if score is None and label is not None and self.network.num_classes:
+        score: ScoreFunction = self.score
+        if label is not None and self.network.num_classes:
             score = classifier_free_guidance(self.score, label, self.guidance_scale)
-        return sampler(score or self.score, x, levels, generator, monitor)
+        return sampler(modify(score) if modify else score, x, levels, generator, monitor)
 
     def draw(self, start: int, stop: int, label: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Draw samples number ``start <= i < stop``, each the same in any batch, on any rank."""

@@ -20,6 +20,9 @@ Module = TypeVar("Module", bound=pl.LightningModule)
 NAMES = ("precision", "gradient_clip_algorithm", "monitor", "mode")
 """What a stored trainer's and a stored checkpoint callback's settings may say in words."""
 
+WITHOUT_DATA = ("predict", "restore", "export")
+"""Commands that need no more of the data than its shape and statistics."""
+
 STATISTICS = "ncsn.data.StoredStatistics"
 
 
@@ -49,8 +52,8 @@ def config_from(
 ) -> dict[str, Any] | None:
     """What a command needs of the config in a checkpoint; None if that has none.
 
-    That is what the results depend on: the model and the data, of which ``predict`` needs no more
-    than shape and statistics, and for ``fit`` also the settings of the training. Devices, loggers,
+    That is what the results depend on: the model and the data, of which some need no more than
+    shape and statistics, and for ``fit`` also the settings of the training. Devices, loggers,
     callbacks and paths to write to are not taken from a file that may come from anybody.
 
     Args:
@@ -73,7 +76,7 @@ def config_from(
         sections = {"trainer", "best", "last"} & stored.keys()
         config |= {name: _settings(stored[name]) for name in sorted(sections)}
     else:
-        if command in ("predict", "export") and not any(arg.startswith("--data") for arg in args):
+        if command in WITHOUT_DATA and not any(arg.startswith("--data") for arg in args):
             init_args = model["dict_kwargs"]
             links = {name: init_args[name] for name in DATA_LINKS if name in init_args}
             config["data"] = {"class_path": STATISTICS, "init_args": links}

@@ -13,6 +13,7 @@ from ncsn.plots.images import (
     is_png,
     plot_annealing,
     plot_neighbours,
+    plot_restorations,
     save_pngs,
 )
 from ncsn.plots.plane import plane_grid, plot_fields, plot_samples, plot_score_fields
@@ -35,6 +36,7 @@ __all__ = [
     "plot_levels",
     "plot_losses",
     "plot_neighbours",
+    "plot_restorations",
     "plot_samples",
     "plot_score_fields",
     "save",

@@ -1,6 +1,6 @@
 """Pictures of uint8 images: grids, animations, neighbours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -98,6 +98,16 @@ def plot_neighbours(samples: Tensor, neighbours: Tensor, ratio: Tensor) -> Figur
     first.tick_params(length=0)
     title = "samples nearest to one training image: ratio of the two distances"
     figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_restorations(rows: Mapping[str, Tensor]) -> Figure:
+    """Draw what was measured, and what it may come from: one named row of uint8 images each."""
+    num = len(next(iter(rows.values())))
+    figure = new_figure(0.9 * num + 1.6, 0.9 * len(rows) + 0.2)
+    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (name, images) in zip(panels, rows.items(), strict=True):
+        _show_row(axes, images, name)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Samplers that run the noising backwards: ancestral sampling, predictor-corrector.
+"""Samplers that run the noising backwards: ancestral sampling, resampling, predictor-corrector.
 
 Noise that grows from level σ_s to σ_t is a Markov step of the variance-exploding diffusion (see
 :mod:`ncsn.diffusion`). These samplers reverse it, one level at a time, with the score in place of
@@ -40,6 +40,40 @@ class Ancestral(LadderSampler):
         # On the CPU: a comparison of times on a GPU would wait for it.
         t, s = (torch.tensor([level], dtype=torch.float64) for level in (sigma, sigma_next))
         return EXPLODING.posterior(x, denoised, s, t).sample(generator)
+
+
+class Resampling(Ancestral):
+    """Ancestral sampling that takes each step several times, back up with fresh noise in between.
+
+    Parts of a sample that were not drawn together have time to agree, as in inpainting by
+    :class:`ncsn.sampling.Replacement`.
+
+    Source: Lugmayr et al. 2022, "RePaint" (arXiv 2201.09865), algorithm 1.
+
+    Args:
+        num_steps: Number of noise levels; see :class:`LadderSampler`.
+        num_resamples: How often each step is taken, at least 1; 1 is ancestral sampling.
+        kwargs: See :class:`LadderSampler`.
+    """
+
+    def __init__(
+        self, num_steps: int | None = None, num_resamples: int = 10, **kwargs: Any
+    ) -> None:
+        super().__init__(num_steps, **kwargs)
+        if num_resamples < 1:
+            raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
+        self.num_resamples = num_resamples
+
+    def step(
+        self, score: LevelScore, x: Tensor, sigma: float, sigma_next: float, generator: Generator
+    ) -> Tensor:
+        """Lugmayr et al. 2022, algorithm 1, for noise levels."""
+        noise = math.sqrt(sigma**2 - sigma_next**2)
+        lower = super().step(score, x, sigma, sigma_next, generator)
+        for _ in range(self.num_resamples - 1):
+            x = lower + noise * normal_like(x, generator)
+            lower = super().step(score, x, sigma, sigma_next, generator)
+        return lower
 
 
 class PredictorCorrector(LadderSampler):

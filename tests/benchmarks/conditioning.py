@@ -14,7 +14,7 @@ from ncsn.data import MNISTDataModule
 from ncsn.evaluation.codec import to_float, to_uint8
 from ncsn.modules import NCSN
 from ncsn.random import InterpolatedGenerator, SampleGenerator
-from ncsn.sampling import DPMSolver, inpaint
+from ncsn.sampling import DPMSolver, Mask, Replacement, Resampling
 
 
 @torch.inference_mode()
@@ -53,9 +53,12 @@ def draw_conditioning(
     mask[:, 14:] = False
     panels = {"test images": known, "known": torch.where(mask, known, 0.0)}
     variants = {"replacement": 1, f"each step taken {num_resamples} times": num_resamples}
+    operator = Mask(module.data_shape, mask)
+    score = Replacement()(module.score, operator, operator(known), noise=0.0)
     for name, num in variants.items():
-        generator = SampleGenerator(0, 0, 10)
-        panels[name] = inpaint(module.score, known, mask, levels, num, generator)
+        generator, sampler = SampleGenerator(0, 0, 10), Resampling(num_resamples=num)
+        start = sampler.initial(known, levels, generator)
+        panels[name] = sampler(score, start, levels, generator)
     save(panels, output / "inpainting.png", columns=10, vertical=True)
 
     # From one sample to another, along an arc of noise; any class.

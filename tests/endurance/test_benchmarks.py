@@ -71,6 +71,28 @@ def test_conditioning(trained, cli, mnist_dir):
     assert all(Path(f"{name}.png").is_file() for name in pictures)
 
 
+def test_inverse(capsys):
+    from inverse import measure, rows
+
+    few = {"num_measurements": 2, "num_samples": 8, "num_steps": 40, "training_steps": 2}
+    measure(dims=[2], noises=[0.5], learned_dims=[2], **few)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in rows(40, 1.0))
+    for heading in ("Gaussian prior, exact", "mixture prior, exact", "mixture prior, learned"):
+        assert f"{heading} score: excess negative log posterior" in table
+    assert len(Path("inverse.csv").read_text().splitlines()) == 1 + 3 * 2 * len(rows(40, 1.0))
+    assert Path("inverse.png").is_file()
+
+
+def test_inverse_images(capsys):
+    from inverse_images import measure, methods
+
+    measure(num_images=2, num_steps=2)
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in methods(1.0))
+    assert Path("restored_digits_right_half_hidden.png").is_file()
+
+
 def test_training_speed(mnist_dir, capsys):
     from training_speed import measure
 

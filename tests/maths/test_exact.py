@@ -17,6 +17,15 @@ DENSITIES = {
     "moons": TwoMoons(num_points=128),
     "empirical": Empirical(torch.randn(50, 2, generator=torch.Generator(), dtype=torch.float64)),
 }
+MATRIX = torch.tensor([[1.0, -0.5], [0.2, 0.8]], dtype=torch.float64)
+MEASURED, NOISE = torch.tensor([0.4, 0.9], dtype=torch.float64), 0.6
+PRIORS = {name: DENSITIES[name] for name in ("gaussian", "mixture", "empirical")}
+POSTERIORS = {
+    f"{name}, {num} measured": prior.posterior(MATRIX[:num], MEASURED[:num], NOISE)
+    for name, prior in PRIORS.items()
+    for num in (1, 2)
+}
+DENSITIES |= POSTERIORS
 each_density = pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
 
 
@@ -36,6 +45,33 @@ def test_densities_integrate_to_one(density):
     x = torch.cartesian_prod(steps, steps)
     log_density = density.log_density(x, torch.full((len(x),), 0.5))
     assert log_density.exp().sum().item() * 0.05**2 == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_posteriors_follow_bayes_rule(name):
+    # log p(x | y) - log p(x) - log p(y | x) is - log p(y), for all x.
+    prior, num = name.split(", ")
+    if prior == "empirical":  # points, which have no density: each is weighted by its likelihood
+        prior, points = PRIORS[prior], PRIORS[prior].means + PRIORS[prior].centre
+        likelihood = (MEASURED - points @ MATRIX.T)[:, : int(num[0])].square().sum(1)
+        weights = (-likelihood / (2 * NOISE**2)).softmax(0)
+        torch.testing.assert_close(POSTERIORS[name].log_weights.exp(), weights)
+        return
+    x, zero = torch.randn(50, 2, dtype=torch.float64), torch.zeros(50, dtype=torch.float64)
+    residual = (MEASURED - x @ MATRIX.T)[:, : int(num[0])]
+    joint = PRIORS[prior].log_density(x, zero) - residual.square().sum(1) / (2 * NOISE**2)
+    evidence = joint - POSTERIORS[name].log_density(x, zero)
+    torch.testing.assert_close(evidence, evidence[:1].expand(50))
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_samples_of_posteriors_have_its_moments(name):
+    posterior = POSTERIORS[name]
+    x = posterior.sample(20_000, torch.Generator().manual_seed(0))
+    # By Tweedie's formula, for noise so large that the whole density is one point.
+    far = torch.zeros(1, 2, dtype=torch.float64)
+    mean = far + 1e8 * posterior(far, torch.tensor([1e4], dtype=torch.float64))
+    assert ((x.mean(0) - mean).abs() < 5 * x.std(0) / len(x) ** 0.5 + 1e-6).all()
 
 
 def test_gaussian_agrees_with_that_of_torch():

@@ -1,6 +1,4 @@
-"""Classes, guidance, inpainting and interpolation, with exact scores."""
-
-import math
+"""Classes, guidance and interpolation, with exact scores."""
 
 import pytest
 import torch
@@ -8,7 +6,7 @@ import torch
 from ncsn.exact import Gaussian
 from ncsn.levels import expand_as, geometric
 from ncsn.random import InterpolatedGenerator, SampleGenerator
-from ncsn.sampling import Ancestral, DPMSolver, classifier_free_guidance, inpaint
+from ncsn.sampling import Ancestral, DPMSolver, classifier_free_guidance
 from ncsn.sampling.guidance import hide_labels
 
 MEANS = torch.tensor([-1.0, 2.0])  # of two classes N(mean, 0.5²), equally likely
@@ -62,31 +60,6 @@ def test_labels_are_hidden_at_the_stated_rate_and_the_same_ones_from_the_same_ge
 
 
 CORRELATED = Gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
-LEVELS = geometric(20.0, 0.02, 60)
-
-
-@pytest.mark.parametrize(("num_resamples", "bias"), [(1, 0.6), (20, 0.1)])
-def test_inpainting_keeps_known_values_and_resampling_brings_the_others_to_their_conditional(
-    num_resamples, bias
-):
-    # x_2 given x_1 = 1.5 is N(1.2, 0.36).
-    n = 4000
-    known, mask = torch.tensor([[1.5, 99.0]]).expand(n, 2), torch.tensor([True, False])
-    x = inpaint(CORRELATED, known, mask, LEVELS, num_resamples)
-    torch.testing.assert_close(x[:, 0], known[:, 0])
-    assert abs(x[:, 1].mean() - 1.2) < bias
-    assert abs(x[:, 1].std() - 0.6) < bias
-    if num_resamples == 1:  # replacement alone is known to fall short
-        assert x[:, 1].mean() < 1.0
-
-
-def test_inpainting_with_nothing_known_is_ancestral_sampling():
-    generator = torch.Generator().manual_seed(0)
-    known = torch.zeros(5000, 2)
-    x = inpaint(CORRELATED, known, torch.zeros(2), LEVELS, generator=generator)
-    covariance = x.T.cov()
-    ours = Ancestral()(CORRELATED, 20 * torch.randn(5000, 2), LEVELS).T.cov()
-    assert (covariance - ours).abs().max() < 5 * 2 / math.sqrt(5000)
 
 
 def test_interpolation_ends_at_the_two_samples():
@@ -102,11 +75,6 @@ def test_interpolation_ends_at_the_two_samples():
     torch.testing.assert_close(
         path[-1], sample(1, SampleGenerator(0, 9, 10))[0], rtol=1e-4, atol=1e-4
     )
-
-
-def test_inpainting_takes_each_step_at_least_once():
-    with pytest.raises(ValueError, match="num_resamples"):
-        inpaint(CORRELATED, torch.zeros(1, 2), torch.zeros(2), LEVELS, num_resamples=0)
 
 
 def test_guidance_works_on_images():

@@ -24,6 +24,7 @@ from ncsn.sampling import (
     Langevin,
     MetropolisLangevin,
     PredictorCorrector,
+    Resampling,
     SASolver,
 )
 
@@ -41,6 +42,7 @@ LEVELS = geometric(1.0, 0.1, 4)
         ConsistentAnnealedSampling(step_size=0.1, num_steps=400),
         Ancestral(num_steps=400),
         Ancestral(num_steps=400, ladder=Rho(7)),
+        Resampling(num_steps=400, num_resamples=2),
         PredictorCorrector(num_steps=400, corrector_steps=0),
         Euler(num_steps=400),
         Heun(num_steps=60),
@@ -93,6 +95,7 @@ SAMPLERS = [  # with the number of evaluations and of steps on the four levels
     (Heun(4), 7, 4),
     (Heun(4, denoise=False, ladder=Rho(7)), 6, 3),
     (Ancestral(5), 5, 5),
+    (Resampling(5, num_resamples=3), 13, 5),
     (PredictorCorrector(6, corrector_steps=2), 16, 6),
     (ConsistentAnnealedSampling(0.9), 4, 4),
     (DPMSolver(9), 9, 9),
@@ -216,6 +219,7 @@ def test_sample_i_is_the_same_in_any_batch_and_the_global_state_is_left_alone(sa
         lambda: DPMSolver(eta=-0.1),
         lambda: Langevin(prior="gaussian"),
         lambda: Heun(num_steps=0),
+        lambda: Resampling(num_resamples=0),
         lambda: PredictorCorrector(corrector_steps=-1),
         lambda: PredictorCorrector(signal_to_noise=0.0),
         lambda: Heun(5).path(torch.tensor([0.1])),
@@ -228,5 +232,7 @@ def test_sample_i_is_the_same_in_any_batch_and_the_global_state_is_left_alone(sa
     ],
 )
 def test_impossible_samplers_are_refused(make):
-    with pytest.raises(ValueError, match=r"step|prior|eta|epsilon|signal_to_noise|has one"):
+    with pytest.raises(
+        ValueError, match=r"step|resample|prior|eta|epsilon|signal_to_noise|has one"
+    ):
         make()

@@ -11,7 +11,7 @@ import pytest
 from support.commands import QUICK, error_line, smoke
 from support.paths import ROOT
 
-COMMANDS = ("fit", "validate", "test", "predict", "compare", "features")
+COMMANDS = ("fit", "validate", "test", "predict", "restore", "compare", "features")
 
 
 def run(*command, status=0):

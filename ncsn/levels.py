@@ -26,7 +26,7 @@ from ncsn.config import Configured
 from ncsn.random import Generator, normal_like
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``score(x, sigma)``: x of shape (batch, *event), sigma of shape (batch,), result like x."""
+"""``score(x, sigma)``: x of shape ``(batch, *event)``, sigma ``(batch,)``, result like x."""
 
 SMALLEST, LARGEST = 1e-15, 1e15
 """Noise levels lie between these, so that float32 holds their squares."""
@@ -207,7 +207,7 @@ def langevin_step_size(noise_levels: Sequence[float], steps_per_level: int) -> f
 
 
 def expand_as(sigma: Tensor, x: Tensor) -> Tensor:
-    """Reshape ``sigma`` of shape ``(batch,)`` so that it broadcasts over ``x`` (batch, *event)."""
+    """Reshape ``sigma`` of shape ``(batch,)`` so that it broadcasts over ``x``."""
     return sigma.view(-1, *[1] * (x.ndim - 1))
 
 

@@ -1,12 +1,16 @@
 """Settings of the site: ``python -m sphinx -W --keep-going -n -b html docs site``."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
+from sphinx.util.inspect import stringify_signature
+
 import ncsn
+from ncsn.config import Configured
 
 project, author = "ncsn", "The ncsn developers"
 copyright, release = "2026, the ncsn developers", ncsn.__version__
@@ -50,6 +54,17 @@ def point_to_theory(
         lines[1:] = ["", f"The derivation: :doc:`/theory/{THEORY[name]}`."]
 
 
+def show_arguments(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, None] | None:
+    """The arguments of a class whose ``__new__`` takes any."""
+    if what != "class" or not issubclass(obj, Configured):
+        return None
+    signature = inspect.signature(obj.__init__)
+    arguments = list(signature.parameters.values())[1:]
+    shown = signature.replace(parameters=arguments, return_annotation=signature.empty)
+    return stringify_signature(shown, unqualified_typehints=True), None
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", point_to_theory)
+    app.connect("autodoc-process-signature", show_arguments)

@@ -116,7 +116,9 @@ def display(block: str) -> str:
     return " \\\\\n".join(rows) if len(rows) > 1 else rows[0].replace("&", "")
 
 
-CERTAIN = re.compile(r"(?<![A-Za-z])(?:[A-Za-z]|SNR)'?_(?:\{|[a-z0-9]{1,3}\b)")
+CERTAIN = re.compile(
+    r"(?<![A-Za-z])(?:(?:[A-Za-z]|SNR)'?_(?:\{|[a-z0-9]{1,3}\b)|[A-Za-z]\([a-z](?:\|[a-z])?\))"
+)
 POSSIBLE = re.compile(
     r"[−(\[]*(?:E\[)?(?:[A-Za-z]'?|dx|\d[\d.]*|Var|div|log|[A-Za-z]\(+[a-z0-9, |]*\)?|N\(0,|I\))"
     r"[)\]}]*'?"
@@ -201,7 +203,7 @@ class SetFormulas(SphinxTransform):
         if not self.env.docname.startswith(PAGES):
             return
         for block in list(self.document.findall(nodes.literal_block)):
-            if ONLY_IN_FORMULAS & set(block.astext()) and "language" not in block:
+            if {*ONLY_IN_FORMULAS, "−"} & set(block.astext()) and "language" not in block:
                 formula = display(block.astext())
                 block.replace_self(nodes.math_block(formula, formula, nowrap=False, number=None))
         for text in list(self.document.findall(nodes.Text)):

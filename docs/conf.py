@@ -50,7 +50,7 @@ def point_to_theory(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Leave a derivation out of the reference, where its page is named instead."""
-    if name in THEORY and app.env.current_document.docname.startswith("reference/"):
+    if name in THEORY and app.env.docname.startswith("reference/"):
         lines[1:] = ["", f"The derivation: :doc:`/theory/{THEORY[name]}`."]
 
 

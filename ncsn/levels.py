@@ -26,13 +26,13 @@ from ncsn.config import Configured
 from ncsn.random import Generator, normal_like
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``score(x, sigma)``: x of shape (batch, *event), sigma of shape (batch,), result like x."""
+"""Called as ``score(x, sigma)``, of shapes ``(batch, *event)`` and ``(batch,)``."""
 
 SMALLEST, LARGEST = 1e-15, 1e15
 """Noise levels lie between these, so that float32 holds their squares."""
 
 Ladder: TypeAlias = Callable[[float, float, int], Any]
-"""``ladder(sigma_max, sigma_min, num_levels)``: shape (num_levels,), float32, descending."""
+"""Called as ``ladder(sigma_max, sigma_min, num_levels)``; returns them descending, float32."""
 
 
 def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
@@ -59,7 +59,9 @@ def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
 class Rho(Configured):
     """Levels in even steps of σ^{1/ρ}: linear at ρ = 1, geometric in the limit ρ → ∞.
 
-    σ_i = (σ_max^{1/ρ} + i/(T − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ.
+    ::
+
+        σ_i = (σ_max^{1/ρ} + i/(T − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ.
 
     Source: Karras et al. 2022 (arXiv 2206.00364), equation 5, with ρ = 7.
 
@@ -241,7 +243,7 @@ def langevin_step_size(noise_levels: Sequence[float], steps_per_level: int) -> f
 
 
 def expand_as(sigma: Tensor, x: Tensor) -> Tensor:
-    """Reshape ``sigma`` of shape ``(batch,)`` so that it broadcasts over ``x`` (batch, *event)."""
+    """Reshape ``sigma`` of shape ``(batch,)`` so that it broadcasts over ``x``."""
     return sigma.view(-1, *[1] * (x.ndim - 1))
 
 

@@ -107,7 +107,7 @@ from ncsn.levels import ScoreFunction, expand_as, perturb
 from ncsn.random import Generator, normal_like
 
 Objective: TypeAlias = Callable[..., Any]
-"""``objective(score, x, sigma, generator=...)``: the loss of each element, of the shape of x."""
+"""Called as ``objective(score, x, sigma, generator=...)``; returns a loss for each element."""
 
 
 def denoising_score_matching(

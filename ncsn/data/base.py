@@ -122,7 +122,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @cached_property
     def kind(self) -> Kind:
-        """What an example is: an image or a point."""
+        """The kind of an example, an image or a point."""
         return kind_of(self.data_shape)
 
     def reference(self, split: str) -> Reference:
@@ -160,7 +160,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, once the data is loaded: one more than the largest label."""
+        """One more than the largest label, once the data is loaded."""
         return int(self.splits["train"].labels.max()) + 1
 
     @abstractmethod
@@ -180,7 +180,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @cached_property
     def splits(self) -> dict[str, TensorBatches]:
-        """The data sets, loaded once and checked: see :mod:`ncsn.data.checks`."""
+        """The data sets, loaded once, and checked by :mod:`ncsn.data.checks`."""
         if len(self.data_shape) not in (1, 3):
             raise ValueError(
                 f"data_shape must be (dim,) or (channels, height, width), got {self.data_shape}"

@@ -52,7 +52,7 @@ class LogDensity(NamedTuple):
 
 
 Density: TypeAlias = Callable[[Tensor], LogDensity]
-"""``density(x)``: the log densities of points, shape ``(batch, *event)``, at one noise level."""
+"""Called as ``density(x)``; returns the log densities of points at one noise level."""
 
 
 def log_density(

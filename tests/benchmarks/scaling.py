@@ -3,8 +3,8 @@ r"""Cost and memory of a training step as functions of batch, filters, blocks, i
 python tests/benchmarks/scaling.py
 
 One of them is changed at a time, the others stay those of `configs/mnist.yaml`. Memory is what the
-forward pass keeps for the backward pass. The table ends with the coefficients that docs/scale.md
-uses.
+forward pass keeps for the backward pass. The table ends with the coefficients that
+docs/engineering/scale.md uses.
 """
 
 from pathlib import Path

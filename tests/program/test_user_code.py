@@ -1,5 +1,7 @@
 """Classes and functions in a file of the working directory, named on the command line."""
 
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -169,20 +171,51 @@ def test_all_own_parts_together_train_evaluate_and_sample(try_all_commands):
     assert checkpoint["state_dict"]["network.waves.weight"].shape == (16, 3)
 
 
-@pytest.mark.parametrize(
-    ("document", "module"), [("README.md", "mine"), ("docs/extend/classes.md", "my_module")]
-)
-def test_the_classes_of_the_documents_train_and_sample(document, module, server):
-    text = (ROOT / document).read_text()
-    source = text.split(f"```python\n# {module}.py\n")[1].split("```")[0]
-    Path(f"{module}.py").write_text(source)
-    command = next(
-        line
-        for line in text.replace("\\\n", "").split("\n")
-        if line.startswith("python -m ncsn fit") and f"{module}." in line and "moons" in line
-    )
-    options = command.split("--config configs/moons_ncsn.yaml ")[1].split()
-    run_process(server, "fit", *smoke("moons_ncsn"), *options)
+def blocks(text, language):
+    """The blocks of a language in a document."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def write_modules(text):
+    """Write the blocks that begin with the name of a file; returns the names."""
+    named = [re.match(r"# (\w+\.py)\n", block) for block in blocks(text, "python")]
+    for match in filter(None, named):
+        Path(match[1]).write_text(match.string)
+    return {match[1].removesuffix(".py") for match in named if match}
+
+
+def commands(text):
+    """The command lines of a document that take a config, as arguments of a smoke run."""
+    for line in "".join(blocks(text, "sh")).replace("\\\n", "").splitlines():
+        if match := re.match(r"python -m ncsn (\w+) --config configs/(\w+).yaml(.*)", line):
+            command, config, options = match.groups()
+            yield command, *smoke(config), *shlex.split(options, comments=True)
+
+
+EXTEND = sorted(path for path in (ROOT / "docs/extend").glob("*.md") if path.stem != "index")
+
+
+@pytest.mark.parametrize("page", EXTEND, ids=lambda path: path.stem)
+def test_every_snippet_of_a_page_runs(page, server, monkeypatch):
+    text = page.read_text()
+    assert len(text.splitlines()) < 60
+    monkeypatch.syspath_prepend(Path.cwd())
+    modules = write_modules(text)
+    for args in commands(text):
+        run_process(server, *args)
+    assert Path("lightning_logs/moons_ncsn/version_0/pictures/samples.png").is_file()
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    names = {"torch": torch}
+    for block in blocks(text, "python"):
+        exec(block, names)
+
+
+def test_the_classes_of_the_readme_train_and_sample(server):
+    text = (ROOT / "README.md").read_text()
+    (module,) = write_modules(text)
+    (args,) = (args for args in commands(text) if f"{module}.MyNetwork" in args)
+    run_process(server, *args)
     assert Path("lightning_logs/moons_ncsn/version_0/pictures/samples.png").is_file()
 
 

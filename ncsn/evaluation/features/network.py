@@ -78,7 +78,7 @@ class FeatureNetwork(nn.Module):
 
     @property
     def title(self) -> str:
-        """What tables and pictures call it: ``MNIST features v1``."""
+        """The name in tables and pictures, ``MNIST features v1``."""
         return f"{self.name.upper()} features v{self.version}"
 
     def __init__(

@@ -17,6 +17,7 @@ import shared
 import torch
 from jsonargparse import auto_cli
 from machine import DEVICE
+from matplotlib import colormaps
 from torch import Tensor
 
 from ncsn import plots
@@ -64,6 +65,7 @@ NOISY: dict[str, Callable[[int, Ladder], Sampler]] = {
 
 ALL = FLOW | NOISY
 TWO_A_STEP = ("Heun, rho 7", "predictor-corrector")  # so that their number is odd
+COLORS = colormaps["tab20"]
 EVALUATIONS = (3, 4, 5, 8, 10, 20, 40)
 LONG = "annealed Langevin"
 TITLES = {
@@ -226,10 +228,10 @@ def read(path: Path) -> list[Row]:
 def plot(rows: list[Row], path: Path) -> None:
     """One panel for each target, both axes logarithmic."""
     targets = [name for name in TITLES if any(row.target == name for row in rows)]
-    figure = plots.new_figure(5.2 * len(targets), 5.4)
-    for axes, name in zip(
-        figure.subplots(1, len(targets), squeeze=False)[0], targets, strict=True
-    ):
+    lines = (len(targets) + 1) // 2
+    figure = plots.new_figure(11, 1.6 + 4 * lines)
+    panels = figure.subplots(lines, 2, squeeze=False).flat
+    for axes, name in zip(panels, targets, strict=False):
         for i, title in enumerate(ALL):
             curve = sorted(row for row in rows if row[:2] == (name, title))
             style = {"marker": "o" if title in NOISY else "s", "ms": 4, "capsize": 2, "lw": 1.2}
@@ -237,14 +239,15 @@ def plot(rows: list[Row], path: Path) -> None:
             errors = [min(row.error, 0.9 * abs(row.value)) for row in curve]
             x = [row.evaluations * (1 + 0.004 * (i - len(ALL) / 2)) for row in curve]
             line = "-" if title in NOISY else "--"
-            axes.errorbar(x, values, errors, label=title, ls=line, color=f"C{i % 10}", **style)
+            axes.errorbar(x, values, errors, label=title, ls=line, color=COLORS(i), **style)
         for row in rows:
             if row.target == name and row.sampler in ("floor", LONG) and row.value > 0:
                 color = "black" if row.sampler == LONG else "gray"
                 axes.axhline(row.value, color=color, ls=":", label=row.sampler)
                 axes.axhspan(row.value - row.error, row.value + row.error, color=color, alpha=0.12)
         axes.set(xscale="log", yscale="log", xlabel="network evaluations", title=TITLES[name])
-        ticks = sorted({row.evaluations for row in rows} & set(EVALUATIONS))
+        own = {row.evaluations for row in rows if row.target == name}
+        ticks = sorted(own & set(EVALUATIONS))
         axes.set_xticks(ticks, map(str, ticks))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
@@ -267,7 +270,7 @@ def tabulate(rows: list[Row]) -> None:
         ]
         shared.print_table(("sampler", *map(str, counts)), body)
         for title in ("floor", LONG):
-            if (title, 0) in own:
+            if (title, 0) in own and own[title, 0].value:
                 print(f"\n{title}: {_cell(own[title, 0])}")
 
 

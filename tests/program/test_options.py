@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support.commands import QUICK, smoke
+from support.commands import QUICK, error_line, smoke
 from support.paths import CONFIGS
 
 from ncsn.cli.parser import CLI
@@ -133,3 +133,22 @@ def test_the_ladder_is_an_option(cli):
 def test_mixed_precision_and_gradient_clipping_go_together(cli):
     precision = ("--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", 1)
     assert cli("fit", *smoke("digits"), *precision) == 0
+
+
+def test_a_ladder_of_a_list_is_an_option_and_is_refused_for_another_number_of_levels(cli, capsys):
+    listed = ("--model.sampler", "DPMSolver", "--model.sampler.ladder", "ncsn.levels.Listed")
+    listed = (*listed, "--model.sampler.ladder.levels", "[10, 1.473, 0.7508, 0.2521, 0.02]")
+    predict = ("predict", "--pretrained", "digits", "--num_samples", 2, *listed)
+    assert cli(*predict, "--model.sampler.num_steps", 5) == 0
+    assert cli(*predict, "--model.sampler.num_steps", 6) == 1
+    line = error_line(capsys.readouterr().err)
+    assert "lists 5 noise levels, and 6 are wanted: set num_steps=5" in line
+
+
+@pytest.mark.parametrize(
+    "options", [("SASolver",), ("IPNDM", "--model.sampler.ladder", "ncsn.levels.Rho")]
+)
+def test_a_sampler_of_few_evaluations_is_named_on_the_command_line(options, cli):
+    steps = ("--model.sampler.num_steps", 5)
+    predict = ("predict", "--pretrained", "digits", "--num_samples", 2)
+    assert cli(*predict, "--model.sampler", *options, *steps) == 0

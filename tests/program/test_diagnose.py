@@ -83,7 +83,7 @@ def test_at_one_level_samples_are_compared_with_noised_data(cli):
     assert report["about"]["compared_with"].startswith("data noised at 0.3")
     assert "denoise=False" in report["about"]["sampler"]
     # With large steps Langevin dynamics is biased, and a Metropolis step removes that.
-    large = ("--model.sampler.epsilon", 0.3, "--num_samples", 500)
+    large = ("--model.sampler.epsilon", 0.39, "--num_samples", 800)
     assert cli("diagnose", "--ckpt_path", "exact", *large) == 0
     report = read("exact/version_1")
     assert report["about"]["fault"] == "solver", report["about"]["verdict"]

@@ -26,6 +26,8 @@ class Stream(IntEnum):
     TEST = 4
     LEVELS = 5
     GLOBAL = 6
+    FIELD = 7
+    NOISED_DATA = 8
 
 
 def global_seed() -> int:

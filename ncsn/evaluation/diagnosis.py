@@ -100,7 +100,7 @@ def _refine(sampler: Sampler, noise_levels: Tensor) -> Sampler | None:
 def target(reference: Reference, kind: Kind, sigma: float) -> Reference:
     """The reference noised at a level, for samples that are not denoised."""
     train, held_out = (
-        kind.encode(x + sigma * normal_like(x, seeded_generator(Stream.TEST, i)))
+        kind.encode(x + sigma * normal_like(x, seeded_generator(Stream.NOISED_DATA, i)))
         for i, x in enumerate(map(kind.decode, (reference.train, reference.held_out)), 1)
     )
     exact = reference.exact and Noised(reference.exact, sigma)

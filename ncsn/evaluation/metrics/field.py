@@ -31,7 +31,7 @@ EXACT_UP_TO = 16  # dimensions
 
 def measure_field(score: ScoreFunction, x: Tensor, noise_levels: Tensor) -> list[dict[str, float]]:
     """The rows of :func:`field_per_level`, always with the same noise, and a progress bar."""
-    generator = seeded_generator(Stream.LEVELS, 1, device=x.device)
+    generator = seeded_generator(Stream.FIELD, device=x.device)
     rows = field_per_level(score, x, noise_levels, generator)
     return list(track(rows, "Curl", total=len(noise_levels)))
 

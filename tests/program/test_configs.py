@@ -51,8 +51,10 @@ def assert_contains(whole, part, path="config"):
     """All values of a nested config are in another one, which may name more classes."""
     if isinstance(part, dict):
         for key, value in part.items():
-            inner = whole if key in whole else whole["init_args"]
-            assert_contains(inner[key], value, f"{path}.{key}")
+            name = key.removesuffix("+")  # which adds to a list
+            inner = whole if name in whole else whole["init_args"]
+            value = value if name == key else inner[name][: -len(value)] + value
+            assert_contains(inner[name], value, f"{path}.{name}")
     elif isinstance(part, list):
         assert len(whole) == len(part), path
         for i, pair in enumerate(zip(whole, part, strict=True)):
@@ -93,5 +95,6 @@ def test_a_config_is_one_experiment_and_leaves_the_rest_to_the_defaults(config):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: path.stem)
-def test_an_overlay_names_a_command_that_uses_it(path):
-    assert f"--config configs/{path.relative_to(CONFIGS)}" in path.read_text()
+def test_an_overlay_or_a_sweep_names_a_command_that_uses_it(path):
+    option = "wandb sweep" if path.parent.name == "sweeps" else "--config"
+    assert f"{option} configs/{path.relative_to(CONFIGS)}" in path.read_text()

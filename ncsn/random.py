@@ -28,6 +28,7 @@ class Stream(IntEnum):
     GLOBAL = 6
     FIELD = 7
     NOISED_DATA = 8
+    MEASUREMENT = 9
 
 
 def global_seed() -> int:

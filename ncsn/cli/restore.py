@@ -54,7 +54,7 @@ def read_measured(path: Path, operator: LinearOperator, noise: float, simulate: 
         shape, of = operator.measured, "a measurement"
     given = kind_of(shape).decode(read_samples(path, shape, of))
     if simulate:
-        y = operator.measure(given, noise, seeded_generator(Stream.TEST, global_seed()))
+        y = operator.measure(given, noise, seeded_generator(Stream.MEASUREMENT, global_seed()))
         return Measured(operator, y, noise, given)
     return Measured(operator, operator(given) if operator.selects else given, noise, None)
 

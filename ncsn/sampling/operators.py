@@ -228,9 +228,12 @@ def _places(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _image_size(shape: tuple[int, ...], name: str) -> tuple[int, int]:
-    if len(shape) != 3:
-        raise ValueError(f"{name} is for images, and the data has the shape {tuple(shape)}")
-    return shape[1], shape[2]
+    try:
+        _, rows, columns = shape
+    except ValueError:
+        text = f"{name} is for images, and the data has the shape {tuple(shape)}"
+        raise ValueError(text) from None
+    return rows, columns
 
 
 def _check_share(name: str, share: float) -> None:

@@ -185,7 +185,8 @@ def test_the_exact_score_has_no_excess_of_loss_or_likelihood():
     evaluation = TestReport(num_samples=200)
     evaluation.add_likelihood(ONE_PROCESS, module, Points(), reference, report)
     with torch.no_grad():
-        pictures = evaluation.add_samples(module, Points(), samples, reference, report)
+        model = model_of(ONE_PROCESS, module)
+        pictures = evaluation.add_samples(model, Points(), samples, None, reference, report)
     estimates = report.estimates
     assert abs(estimates["excess_loss"].value) < 1e-5
     # The model's density is that at sigma = 0.01, a little flatter.

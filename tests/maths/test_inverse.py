@@ -92,7 +92,9 @@ def test_where_a_method_is_exact_it_has_the_score_of_the_posterior(method, kind,
 
 
 @each_operator
-@pytest.mark.parametrize("method", [AnnealedLikelihood(), DPS(), PiGDM(0.5)], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "method", [AnnealedLikelihood(), DPS(), PiGDM(0.5)], ids=lambda each: type(each).__name__
+)
 def test_the_error_of_the_score_falls_as_the_square_of_the_noise_level(method, operator):
     # Each replaces the covariance of x_0 given x, of the order of sigma², by something else.
     prior = prior_of("other")

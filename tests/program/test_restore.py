@@ -101,7 +101,7 @@ def test_measurements_that_are_no_images_are_read_as_numbers(cli, digits):
     assert cli(*RESTORE, "--input", "digits.npy", "--simulate", "true", *random) == 0
     found = restored()
     assert found["measurement"].shape == (3, 20)
-    generator = seeded_generator(Stream.TEST, 0)
+    generator = seeded_generator(Stream.MEASUREMENT, 0)
     y = RandomProjection(SHAPE, 20).measure(to_float(digits), 0.1, generator)
     torch.testing.assert_close(found["measurement"], y)
     np.save("y.npy", y.numpy())

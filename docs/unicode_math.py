@@ -36,6 +36,7 @@ SYMBOLS = {
     **{"−": "-", "·": r"\cdot", "×": r"\times", "±": r"\pm", "½": r"\tfrac12", "...": r"\dots"},
     **{"Σ": r"\sum", "Π": r"\prod", "∫": r"\int", "∇": r"\nabla", "∂": r"\partial"},
     **{"∞": r"\infty", "‖": r"\|", "ᵀ": r"^\top", "²": "^2", "³": "^3", "⁴": "^4", "ᵗ": "^t"},
+    **{"¹": "^1", "⁻¹": "^{-1}"},
     **{"₀": "_0", "E": r"\mathbb{E}", "N(": r"\mathcal{N}(", "U[": r"\mathcal{U}["},
 }
 FUNCTIONS = ("log", "exp", "cos", "sin", "max", "min")
@@ -46,7 +47,7 @@ INDEX = r"(?:\{[^{}]*\}|[A-Za-z0-9α-ωΑ-Ω]+)"
 TOKEN = re.compile(
     rf"(?P<script>[_^])(?P<index>{INDEX})|(?P<root>√)|(?P<gap>\ {{3,}})|(?P<mid>\s\|\s)"
     r"|(?P<integral>\sd)(?=[a-zσ](?:_|\b))|(?P<word>[A-Za-z]{2,})"
-    r"|(?P<symbol>N\(|U\[|E(?![a-z])|\.\.\.|>=|<=|.)",
+    r"|(?P<symbol>⁻¹|N\(|U\[|E(?![a-z])|\.\.\.|>=|<=|.)",
     re.DOTALL,
 )
 ATOM = re.compile(rf"[^\W_](?:_{INDEX})?|.")

@@ -121,7 +121,7 @@ class SubsampledFourier(Mask):
     Args:
         shape: ``(channels, height, width)``, or ``(dim,)``.
         share: Share of the frequencies that are measured, in (0, 1].
-        seed: Which ones; the chance of f falls as 1 / |f|.
+        seed: Which ones; the chance of a frequency f falls as 1 / ‖f‖.
     """
 
     selects = False

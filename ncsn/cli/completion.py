@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ncsn import cli, data, modules, networks, sampling
@@ -18,10 +19,15 @@ from ncsn.cli.commands import COMMANDS
 from ncsn.cli.parser import CLI
 from ncsn.modules.links import DATA_LINKS
 
-PARTS = {"model": modules, "data": data, "model.network": networks, "model.sampler": sampling}
-"""Options that are classes, and where these are."""
+PARTS = {
+    "model": (modules, modules.ScoreModule),
+    "data": (data, LightningDataModule),
+    "model.network": (networks, networks.ScoreNetwork),
+    "model.sampler": (sampling, sampling.Sampler),
+}
+"""Options that are classes: where these are, and what they have in common."""
 
-FILES = {"config", "ckpt_path", "output", "evaluation", "resume"}
+FILES = {"config", "ckpt_path", "output", "evaluation", "resume", "input", "features"}
 
 
 class Options(CLI):
@@ -40,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """The commands with their options, as shtab reads them."""
     import shtab
 
-    classes = {option: _classes(module) for option, module in PARTS.items()}
+    classes = {option: _classes(*part) for option, part in PARTS.items()}
     known = [name for option in PARTS for each in classes[option] for name in _names(option, each)]
     root = argparse.ArgumentParser(prog="ncsn")
     commands = root.add_subparsers()
@@ -56,9 +62,10 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def _classes(module: Any) -> list[type]:
+def _classes(module: Any, base: type) -> list[type]:
     exported = (getattr(module, name) for name in module.__all__)
-    return [each for each in exported if isinstance(each, type) and not inspect.isabstract(each)]
+    classes = [each for each in exported if isinstance(each, type) and issubclass(each, base)]
+    return [each for each in classes if not inspect.isabstract(each)]
 
 
 def _names(option: str, cls: type) -> list[str]:

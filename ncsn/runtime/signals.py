@@ -95,8 +95,13 @@ class GracefulStop(Checkpoint):
         if stopped_fit and trainer.validating:
             repeat_validation(trainer)  # the training is as it was after the last step
             exception.advice = self._save(trainer)
-        for rank in getattr(trainer.strategy.launcher, "procs", ()):
-            rank.kill()  # they would wait for this one; once it watches them, there are none here
+        # The ranks that this one has started would wait for it, unless a Watch has taken them.
+        # Lightning looks at its list every 5 s, and kills this process if one of them has ended.
+        started: list[Any] = getattr(trainer.strategy.launcher, "procs", [])
+        ranks = started.copy()
+        started.clear()
+        for rank in ranks:
+            rank.kill()
         if self._watch is not None:
             # When a rank is lost, collectives fail on the others.
             if isinstance(exception, RuntimeError) and self._watch.lost.wait(GRACE):

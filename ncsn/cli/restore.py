@@ -79,7 +79,7 @@ def draw_restorations(
         for start in starts:
             numbers = torch.arange(start, min(start + batch_size, total), device=y.device)
             of_each = y[numbers // num_samples]
-            samples += module.draw(
+            drawn = module.draw(
                 start,
                 start + len(numbers),
                 torch.full_like(numbers, label),
@@ -87,10 +87,11 @@ def draw_restorations(
                 modify=lambda score, y=of_each: method(
                     score, measured.operator, y, measured.noise
                 ),
-            ).cpu()
-    drawn = torch.stack(samples)
-    check_finite(drawn)
-    return drawn.unflatten(0, (-1, num_samples))
+            )
+            samples.append(drawn.cpu())
+    found = torch.cat(samples)
+    check_finite(found)
+    return found.unflatten(0, (-1, num_samples))
 
 
 def write_restorations(

@@ -96,7 +96,7 @@ class PosteriorScore(Configured, ABC):
         """
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be a number of at least 0, got {noise}")
-        given = Measurement(operator, y, noise)
+        given = Measurement(operator.on(y.device), y, noise)
         return lambda x, sigma: self.posterior(score, x, sigma, given)
 
     @abstractmethod

@@ -14,6 +14,8 @@ work on batches: examples ``(batch, *shape)``, measurements ``(batch, *measured)
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -74,6 +76,13 @@ class LinearOperator(Configured, ABC):
         """Draw y = A x + noise · n."""
         y = self(x)
         return y + noise * normal_like(y, generator)
+
+    def on(self, device: torch.device) -> Self:
+        """This operator with its tensors on a device, so that none is copied while it samples."""
+        moved = copy(self)
+        tensors = {name: each for name, each in vars(self).items() if isinstance(each, Tensor)}
+        vars(moved).update({name: each.to(device) for name, each in tensors.items()})
+        return moved
 
     @property
     def measured(self) -> tuple[int, ...]:

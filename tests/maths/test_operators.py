@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ncsn.levels import expand_as
 from ncsn.sampling import (
@@ -178,3 +179,27 @@ def test_a_mask_is_read_from_a_file(tmp_path):
 def test_operators_that_do_not_fit_are_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies from the CPU to another device."""
+
+    num = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.device.type != "cpu":
+            given = [each for each in args if isinstance(each, torch.Tensor) and each.ndim]
+            self.num += any(each.device.type == "cpu" for each in given)
+        return result
+
+
+@each_operator
+def test_nothing_is_copied_to_the_device_while_samples_are_drawn(operator):
+    moved = operator.on("meta")
+    x, sigma = (torch.zeros(3, *shape, device="meta") for shape in (operator.shape, ()))
+    for each, copied in ((operator, True), (moved, False)):
+        with Copies() as copies:
+            each.solve(each(each.adjoint(each(x))), 0.1, sigma)
+        has_tensors = any(isinstance(value, torch.Tensor) for value in vars(operator).values())
+        assert bool(copies.num) == (copied and has_tensors)

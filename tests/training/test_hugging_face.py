@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import examples
 from support.commands import error_line, smoke
+from support.examples import CLASSES, COLOUR, in_order, read_in_order
 from support.own_data import write_images
 
 from ncsn.data import HuggingFaceDataModule, ImageFolderDataModule
 from ncsn.data.decoded import DecodedImages
 
-RNG = np.random.default_rng(0)
-POINTS = RNG.normal(size=(40, 3))
-COLOUR = RNG.integers(256, size=(40, 6, 5, 3), dtype=np.uint8)
-CLASSES = np.arange(40) % 3
+POINTS = examples.POINTS[:, :3]
 
 
 @pytest.fixture
@@ -31,16 +30,7 @@ def datasets(monkeypatch, tmp_path):
 def load(path, **options):
     """All examples and labels, sorted, and the datamodule."""
     data = HuggingFaceDataModule(str(path), **{"batch_size": 4, **options})
-    data.setup("fit")
-    splits = [data.splits[name] for name in ("train", "val", "test")]
-    examples = torch.cat([split.data for split in splits]).numpy()
-    labels = torch.cat([split.labels for split in splits]).numpy()
-    order = np.lexsort(examples.reshape(len(examples), -1).T)
-    return examples[order], labels[order], data
-
-
-def in_order(values):
-    return np.lexsort(values.reshape(len(values), -1).T)
+    return *read_in_order(data), data
 
 
 def write_pictures(datasets, path="saved"):

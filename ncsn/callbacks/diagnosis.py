@@ -1,5 +1,6 @@
 """What ``diagnose`` reports: whether the network or the solver keeps samples from the data."""
 
+from copy import copy
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,7 +14,7 @@ from ncsn.callbacks.common import (
     model_of,
     write_pictures,
 )
-from ncsn.evaluation.diagnosis import diagnose, of_exact, solvers
+from ncsn.evaluation.diagnosis import EXACT, diagnose, solvers
 from ncsn.evaluation.images import MIN_IMAGES
 
 
@@ -54,10 +55,10 @@ class Diagnosis(Callback):
                 for name, sampler in tried.items()
             }
             if reference.exact is not None:
-                tried |= (by_exact := of_exact(tried))
-                ((name, sampler),), exact = by_exact.items(), reference.exact.to(module.device)
-                title = f"Sampling ({name})"
-                samples[name] = draw_samples(trainer, module, num, sampler, title, lambda _: exact)
+                exact, tried[EXACT] = reference.exact.to(module.device), copy(tried["the sampler"])
+                samples[EXACT] = draw_samples(
+                    trainer, module, num, tried[EXACT], f"Sampling ({EXACT})", lambda _: exact
+                )
             failure = ""
             if trainer.is_global_zero:
                 about = about_model(trainer, module, samples["the sampler"])

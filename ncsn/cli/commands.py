@@ -139,15 +139,7 @@ def predict(
         )
     _check(cli)
     _log_to_files_only(cli, resume)
-    about = {
-        "checkpoint": checksum(cast(Path, cli.checkpoint)),
-        "seed": global_seed(),
-        "sampler": str(model.sampler),
-        "guidance_scale": model.guidance_scale,
-        "label": label,
-        "first_sample": first_sample,
-        "num_samples": num_samples,
-    }
+    about = _about(cli, label) | {"first_sample": first_sample, "num_samples": num_samples}
     writer = SampleWriter(resume, about, model.data_shape, png)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     all_numbers = torch.arange(first_sample, first_sample + num_samples)
@@ -218,12 +210,7 @@ def restore(
     measured = read_measured(input, a, noise, simulate)
     label = -1 if label is None else label
     samples = draw_restorations(model, measured, method, num_samples, batch_size, label)
-    about = {
-        "checkpoint": checksum(cast(Path, cli.checkpoint)),
-        "seed": global_seed(),
-        "sampler": str(model.sampler),
-        "guidance_scale": model.guidance_scale,
-        "label": label,
+    about = _about(cli, label) | {
         "input": str(input),
         "simulate": simulate,
         "operator": config_of(a),
@@ -278,6 +265,17 @@ def _check(cli: CLI) -> dict[str, Any] | None:
 def _check_positive(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+def _about(cli: CLI, label: int | None) -> dict[str, Any]:
+    """What samples depend on, in addition to their numbers."""
+    return {
+        "checkpoint": checksum(cast(Path, cli.checkpoint)),
+        "seed": global_seed(),
+        "sampler": str(cli.model.sampler),
+        "guidance_scale": cli.model.guidance_scale,
+        "label": label,
+    }
 
 
 def _check_label(label: int | None, num_classes: int) -> None:

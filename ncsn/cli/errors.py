@@ -36,8 +36,9 @@ DELIBERATE = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
 """What this package raises with a message for the user; a ``KeyError`` from it is a bug."""
 
 OUT_OF_MEMORY = (
-    "out of memory: lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or "
-    "the size of model.network, or set trainer.precision to bf16-mixed"
+    "out of memory: lower data.batch_size (trainer.accumulate_grad_batches makes up for it; "
+    "predict and restore have --batch_size) or the size of model.network, or set "
+    "trainer.precision to bf16-mixed"
 )
 
 

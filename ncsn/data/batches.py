@@ -21,10 +21,10 @@ class TensorBatches(Dataset[Batch]):
     Data are uint8 images or float points, ``(n, *event)``, and labels are integers, ``(n,)``.
     """
 
+    num_workers = 0  # processes that read the data; it is in memory
+
     def __init__(self, data: Tensor, labels: Tensor) -> None:
         self.data, self.labels = data, labels
-
-    num_workers = 0  # processes that read the data; it is in memory
 
     @property
     def notes(self) -> dict[str, str]:

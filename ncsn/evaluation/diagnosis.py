@@ -43,7 +43,7 @@ RULE_OF_EXACT = (
     f"{LIMIT:g} standard errors; the network if the excess loss is above 0 by {LIMIT:g}, and its "
     f"samples are farther than those, or the closest than fresh data, by {LIMIT:g}"
 )
-EXACT = "with the exact score"
+EXACT = "with the exact score"  # what the sampler is called that draws with it
 FAULTS = {
     (True, False): ("solver", "The solver"),
     (False, True): ("network", "The network"),
@@ -77,11 +77,6 @@ def solvers(sampler: Sampler, noise_levels: Tensor, dim: int) -> dict[str, Sampl
     if len(noise_levels) > 1:
         found["SDE-DPM-Solver++, 100 steps"] = DPMSolver(100, eta=1.0, denoise=sampler.denoise)
     return found
-
-
-def of_exact(samplers: dict[str, Sampler]) -> dict[str, Sampler]:
-    """The solver that draws with the exact score, where that is known."""
-    return {EXACT: copy(samplers["the sampler"])}
 
 
 def _refine(sampler: Sampler, noise_levels: Tensor) -> Sampler | None:

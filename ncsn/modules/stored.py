@@ -18,7 +18,7 @@ SETTINGS = (
     *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
 )  # of a config, on which every step depends; so does all of the data and of the average
-WHEREABOUTS = ("data.data_dir", "data.in_memory", "data.num_workers")  # on which no step depends
+WITHOUT_EFFECT = ("data.data_dir", "data.in_memory", "data.num_workers")  # on any step
 DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".parquet", ".safetensors")  # which are no configs
 TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
 
@@ -100,7 +100,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return [
         f"{key}={new.get(key)} (was {old.get(key)})"
         for key in dict.fromkeys((*old, *new))
-        if (key in SETTINGS or key.startswith(("data.", "ema."))) and key not in WHEREABOUTS
+        if (key in SETTINGS or key.startswith(("data.", "ema."))) and key not in WITHOUT_EFFECT
         if old.get(key) != new.get(key)
     ]
 

@@ -30,6 +30,7 @@ from ncsn.callbacks.ema import EMA
 from ncsn.callbacks.predictions import SampleWriter
 from ncsn.callbacks.preflight import Preflight
 from ncsn.callbacks.preview import Preview
+from ncsn.callbacks.progress import ProgressBar
 from ncsn.callbacks.test_report import TestReport
 from ncsn.callbacks.threads import OneThread
 
@@ -40,6 +41,7 @@ __all__ = [
     "OneThread",
     "Preflight",
     "Preview",
+    "ProgressBar",
     "SampleWriter",
     "TestReport",
 ]

@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from ncsn.callbacks import EMA, Divergence, OneThread, Preflight
+from ncsn.callbacks import EMA, Divergence, OneThread, Preflight, ProgressBar
 from ncsn.cli.errors import fail, root_cause
 from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain
 from ncsn.data import InMemoryDataModule
@@ -144,7 +144,7 @@ class CLI(LightningCLI):
         parser.add_argument("--features", type=Path | None, help=text)
         parser.add_class_arguments(WandbOptions, "wandb", instantiate=False)
         parser.add_lightning_class_args(EMA, "ema")
-        parser.add_lightning_class_args(RichProgressBar, "progress_bar")
+        parser.add_lightning_class_args(ProgressBar, "progress_bar")
         parser.add_lightning_class_args(ModelCheckpoint, "best")
         parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.set_defaults(DEFAULTS)

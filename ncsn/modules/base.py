@@ -187,9 +187,9 @@ class ScoreModule(StorableModule, ABC):
         """Log the loss per dimension, without the factor 1/σ_max², so that runs compare."""
         loss = outputs["losses"].mean() * self.noise_levels[0] ** 2 / math.prod(self.data_shape)
         self.train_loss.update(loss)
-        # Logging takes as long as a step of a small network.
+        # Logging takes as long as a step of a small network. ``ProgressBar`` shows it.
         if self.global_step % max(1, cast(Any, self.trainer).log_every_n_steps) == 0:
-            self.log("train/loss_per_dim", loss, prog_bar=True)
+            self.log("train/loss_per_dim", loss)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, over ranks."""

@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from support.commands import QUICK, error_line, smoke
+from support.paths import CONFIGS
 from support.runs import load_last
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ncsn.callbacks import OneThread
+from ncsn.callbacks import Divergence, OneThread
+from ncsn.cli.parser import CLI
 from ncsn.modules import NCSN
 from ncsn.networks import MLP
 from ncsn.parametrisation import EDM
@@ -147,3 +151,51 @@ def test_a_larger_network_and_a_user_keep_their_threads(cli, monkeypatch, caplog
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert train(monkeypatch, cli, "moons")["training"] == 2
     assert "one thread" not in caplog.text
+
+
+class Reads(TorchDispatchMode):
+    """Collects the operations that wait for a GPU, each with the step in which it is called."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "equal.default", "masked_select")
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.found = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.WAITING):
+            self.found.append(self.step)
+        return func(*args, **(kwargs or {}))
+
+
+class Steps(Callback):
+    """Tells which step begins, and that the last has ended."""
+
+    def __init__(self, reads):
+        self.reads = reads
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.reads.step = trainer.global_step + 1
+
+    def on_train_epoch_end(self, *_):
+        self.reads.step = 0
+
+
+def test_a_step_that_logs_nothing_never_waits_for_the_device(mnist_dir, monkeypatch):
+    # On a CPU this callback looks at the loss of each step, which it does not on a GPU.
+    monkeypatch.setattr(Divergence, "on_train_batch_end", lambda *_, **__: None)
+    options = {
+        **{"data.data_dir": mnist_dir, "data.batch_size": 4, "model.network.filters": 8},
+        **{"model.preview.every_n_epochs": 0, "trainer.accelerator": "cpu"},
+        **{"trainer.gradient_clip_val": 1, "trainer.log_every_n_steps": 4},
+        **{"trainer.limit_train_batches": 9, "trainer.max_epochs": 1},
+        "trainer.limit_val_batches": 0,
+    }
+    given = [f"--{name}={value}" for name, value in options.items()]
+    program = CLI(["--config", f"{CONFIGS}/mnist_best.yaml", *given])
+    with Reads() as reads:
+        program.trainer.callbacks.append(Steps(reads))
+        program.trainer.fit(program.model, program.datamodule)
+    logged = {4, 5, 8, 9}  # the bar shows what was logged in the next step
+    assert not set(reads.found) - {0} - logged
+    assert set(reads.found) & logged  # or nothing was watched

@@ -18,8 +18,12 @@ def build(config: str, *options: str) -> CLI:
     return CLI([f"--config={config_path(config)}", *options])
 
 
+def format_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
 def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table in Markdown."""
-    print(f"| {' | '.join(heading)} |", "|---" * len(heading) + "|", sep="\n")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+    print(format_table(heading, rows))

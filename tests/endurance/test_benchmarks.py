@@ -125,6 +125,33 @@ def test_time_to_quality(capsys):
     assert Path("time_to_quality.png").is_file()
 
 
+def test_records(capsys):
+    from records import HEADING, measure
+    from shared import ROOT
+
+    cheap = ("--trainer.accelerator=cpu", "--model.network.filters=8")
+    lengths = {"epochs": (0.2, 0.4), "seeds": (0, 1), "every": 0.001}
+    measure(("digits",), num_samples=32, options=cheap, **lengths)
+    table = Path("records.md").read_text()
+    assert table in capsys.readouterr().out
+    assert table.count("| `digits.yaml` | 0.2 | ") == table.count(" | 0.4 | ") == 2
+    page = (ROOT / "docs/results/records.md").read_text()
+    assert f"| {' | '.join(HEADING)} |" in page
+
+
+def test_the_seconds_to_a_threshold_are_those_of_the_first_point_below_it():
+    from records import Point, seconds_to
+
+    from ncsn.evaluation.estimate import Estimate
+
+    values = [None, 9.0, 4.0, 4.5, 3.0]
+    fds = [v and Estimate("FD", v, None, 1.0, None, "lower") for v in values]
+    points = [Point(10.0 * k, 100 * k, fd) for k, fd in enumerate(fds)]
+    assert seconds_to(points, 4.0) == "20 (200)"
+    assert seconds_to(points, 2.0) == "not reached (3.0 at 40 s)"
+    assert seconds_to(points[:1], 2.0) == "not reached (not finite at 0 s)"
+
+
 def test_scaling(capsys, monkeypatch):
     import scaling
 

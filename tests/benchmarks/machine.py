@@ -43,9 +43,9 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def peak_flops(size: int = 2048) -> float:
-    """FLOP/s of a float32 matrix product."""
-    a, b, c = torch.randn(3, size, size, device=DEVICE)
+def peak_flops(size: int = 2048, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of a matrix product, by default in float32."""
+    a, b, c = torch.randn(3, size, size, device=DEVICE).to(dtype)
     return 2 * size**3 / seconds(lambda: torch.mm(a, b, out=c))
 
 

@@ -40,6 +40,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 from tqdm import tqdm
 
+from ncsn.callbacks.common import in_precision
 from ncsn.callbacks.ema import decay_after
 from ncsn.cli.parser import CLI
 from ncsn.levels import expand_as, perturb
@@ -124,12 +125,12 @@ def bare_loop(config: str, data_dir: Path, num_steps: int) -> float:
     data.setup("fit")
     parameters = list(model.network.parameters())
     average = [parameter.detach().clone() for parameter in parameters]
-    optimizer = model.optimizer(parameters)
+    optimizer, loss = model.optimizer(parameters), in_precision(cli.trainer, model.loss)
     clock = Clock()
     for step, (x, _) in clock.batches(data.train_dataloader(), num_steps):
         optimizer.zero_grad()
         x = data.kind.decode(x.to(DEVICE))
-        model.loss(x, model.sample_noise_levels(len(x))).mean().backward()
+        loss(x, model.sample_noise_levels(len(x))).mean().backward()
         optimizer.step()
         update = get_ema_multi_avg_fn(decay_after(step, cli.config.ema.decay))
         update(average, parameters, step)

@@ -100,6 +100,21 @@ def test_training_speed(mnist_dir, capsys):
     assert "| U-Net of mnist_cpu.yaml |" in capsys.readouterr().out
 
 
+def test_gpu_report(mnist_dir, capsys):
+    from gpu_report import DEVICE, NEEDS_GPU, report
+
+    tiny = {"epochs": 1, "max_seconds": 0.1, "seconds_each": 0.1, "num_samples": 16}
+    small = ("--model.network.filters=8", "--trainer.accelerator=cpu")
+    report(mnist_dir, ("mnist_cpu",), **tiny, batch_size=2, size=64, options=small)
+    page = Path("gpu_report.md").read_text()
+    for heading in ("The card", "Training speed", "Sampling", "Synchronisation", "Records"):
+        assert f"## {heading}\n" in page
+    rows = [line for line in page.splitlines() if line.startswith("| `mnist_cpu.yaml` |")]
+    assert len(rows) == 6
+    assert page.count(NEEDS_GPU) == (0 if DEVICE.type == "cuda" else 5)
+    assert "## Records" in capsys.readouterr().out
+
+
 def test_sampling_speed(capsys):
     from sampling_speed import measure
 

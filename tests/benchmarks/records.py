@@ -149,7 +149,7 @@ def train(
 def row(config: str, epochs: float, seed: int, points: Sequence[Point]) -> list[str]:
     """A row of the table."""
     last = points[-1]
-    cells = [f"`{config}.yaml`", f"{epochs:g}", str(seed)]
+    cells = [f"`{config}.yaml`", f"{epochs:.3g}", str(seed)]
     cells += [seconds_to(points, times) for times in TIMES]
     cells += [f"{last.seconds:.0f}", f"{last.images:,}"]
     cells += [last.fd.formatted, last.fd.formatted_floor] if last.fd else ["not finite", ""]

@@ -26,7 +26,8 @@ html_theme, html_title = "furo", "ncsn"
 html_static_path, html_css_files = ["_static"], ["site.css"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # a notebook keeps what its own run has left
+nb_execution_mode = "auto"  # notebooks are text, without outputs; NCSN_SMALL=1 makes them quick
+nb_execution_raise_on_error, nb_execution_timeout = True, 600  # seconds, of a cell
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_use_ivar, napoleon_use_rtype = True, False

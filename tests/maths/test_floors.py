@@ -14,7 +14,7 @@ import ncsn
 FLOORS = {
     "mathematics": {
         *("config", "levels", "random", "diffusion", "objectives", "parametrisation", "exact"),
-        *("networks", "sampling"),
+        *("networks", "optimizers", "sampling"),
     },
     "evaluation": {"evaluation", "plots"},
     "training": {"modules", "data", "callbacks"},

@@ -18,8 +18,12 @@ def build(config: str, *options: str) -> CLI:
     return CLI([f"--config={config_path(config)}", *options])
 
 
-def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table in Markdown."""
-    print(f"| {' | '.join(heading)} |", "|---" * len(heading) + "|", sep="\n")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+def print_table(
+    heading: Sequence[str], rows: Iterable[Sequence[object]], path: Path | None = None
+) -> None:
+    """Print a table in Markdown, and write it to a file if there is one."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    print(table)
+    if path is not None:
+        path.write_text(table + "\n")

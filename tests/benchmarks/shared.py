@@ -24,6 +24,11 @@ def format_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
-def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table in Markdown."""
-    print(format_table(heading, rows))
+def print_table(
+    heading: Sequence[str], rows: Iterable[Sequence[object]], path: Path | None = None
+) -> None:
+    """Print a table in Markdown, and write it to a file if there is one."""
+    table = format_table(heading, rows)
+    print(table)
+    if path is not None:
+        path.write_text(table + "\n")

@@ -177,3 +177,39 @@ def test_scaling(capsys, monkeypatch):
     scaling.measure()
     assert "batch · pixels · blocks · filters²" in capsys.readouterr().out
     assert Path("scaling.png").is_file()
+
+
+def test_peers_training(mnist_dir, capsys):
+    from peers import PEERS, installed
+    from peers_training import measure
+
+    some = ("ncsn", "azula", "torchcfm")
+    measure(some, mnist_dir, seconds=1, num_samples=32, num_curve=16)
+    table = capsys.readouterr().out
+    for name in some:
+        here = name == "ncsn" or installed(name, PEERS[name].requires)
+        assert (f"| {name} |" in table) is here
+        assert (f"{name} skipped: " in table) is not here
+    assert Path("peers_training.png").is_file()
+    assert Path("peers_training.md").read_text() in table
+
+
+def test_peers_sampling(mnist_dir, capsys):
+    from peers import installed
+    from peers_sampling import SAMPLERS, measure
+
+    measure(evaluations=(3,), data_dir=mnist_dir, num_samples=16)
+    table = capsys.readouterr().out
+    for name, (requires, _) in SAMPLERS.items():
+        assert (f"| {name} |" in table) is installed(name, requires)
+    assert Path("peers_sampling.png").is_file()
+
+
+def test_peers_evaluation(mnist_dir, capsys):
+    from peers_evaluation import measure
+
+    measure(mnist_dir, num_samples=100)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| " in line]
+    assert any(row[1] == "SciPy" for row in rows)
+    assert all(float(row[4]) < 1e-6 for row in rows[2:])  # the differences
+    assert Path("peers_evaluation.png").is_file()

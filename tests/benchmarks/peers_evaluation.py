@@ -1,0 +1,151 @@
+r"""The same samples under our metrics and under those of other libraries: agreement and time.
+
+python tests/benchmarks/peers_evaluation.py --data_dir data
+
+Samples of `--pretrained mnist` and as many training images, in our features: the Fréchet distance
+against torch-fidelity's and that of a matrix square root by SciPy; precision, recall, density and
+coverage against prdc.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from machine import DEVICE, describe
+from matplotlib.figure import Figure
+from peers import SAMPLES_AT_ONCE, installed, versions
+from peers_training import data_options
+from scipy.linalg import sqrtm
+from shared import build, print_table
+from torch import Tensor
+
+from ncsn import plots
+from ncsn.evaluation.codec import to_uint8
+from ncsn.evaluation.features import extract_features
+from ncsn.evaluation.metrics import frechet_distance, precision_recall_density_coverage
+from ncsn.modules import NCSN
+from ncsn.modules.pretrained import SHIPPED
+from ncsn.sampling import DPMSolver
+
+Values = dict[str, float]
+FRECHET = "Fréchet distance"
+MANIFOLDS = ("precision", "recall", "density", "coverage")
+
+
+def ncsn_frechet(train: Tensor, samples: Tensor) -> Values:
+    """Ours."""
+    return {FRECHET: frechet_distance(samples, train)}
+
+
+def ncsn_manifolds(train: Tensor, samples: Tensor) -> Values:
+    """Ours."""
+    return precision_recall_density_coverage(train, samples, k=5)
+
+
+def scipy_frechet(train: Tensor, samples: Tensor) -> Values:
+    """As pytorch-fid has it: the trace of a matrix square root."""
+    x, y = (each.double().cpu().numpy() for each in (train, samples))
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    trace = np.trace(a + b - 2 * sqrtm(a @ b).real)
+    return {FRECHET: float(np.square(x.mean(0) - y.mean(0)).sum() + trace)}
+
+
+def fidelity_frechet(train: Tensor, samples: Tensor) -> Values:
+    """torch-fidelity's, of features instead of images."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    of = (fid_features_to_statistics(each.double().cpu()) for each in (train, samples))
+    return {FRECHET: fid_statistics_to_metric(*of, verbose=False)["frechet_inception_distance"]}
+
+
+def prdc_manifolds(train: Tensor, samples: Tensor) -> Values:
+    """prdc's; it prints the numbers of images."""
+    from prdc import compute_prdc
+
+    with redirect_stdout(StringIO()):
+        found = compute_prdc(train.cpu().numpy(), samples.cpu().numpy(), nearest_k=5)
+    return {name: float(found[name]) for name in MANIFOLDS}
+
+
+PAIRS: dict[str, tuple[tuple[str, ...], Callable[..., Values], Callable[..., Values]]] = {
+    "torch-fidelity": (("torch_fidelity",), ncsn_frechet, fidelity_frechet),
+    "SciPy": ((), ncsn_frechet, scipy_frechet),
+    "prdc": (("prdc",), ncsn_manifolds, prdc_manifolds),
+}
+"""What each needs, our metric, and theirs."""
+
+
+def timed(metric: Callable[..., Values], *features: Tensor) -> tuple[Values, float]:
+    """What it finds, and the shorter of two times in seconds."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        values = metric(*features)
+        times.append(time.perf_counter() - start)
+    return values, min(times)
+
+
+def plot(times: dict[str, tuple[float, float]]) -> Figure:
+    """Seconds of both, in pairs of bars."""
+    figure = plots.new_figure(6.5, 3)
+    axes = figure.subplots()
+    y = np.arange(len(times))
+    for i, name in enumerate(("ncsn", "other library")):
+        axes.barh(y + 0.4 * i, [pair[i] for pair in times.values()], 0.38, label=name)
+    axes.set_yticks(y + 0.2, [*times])
+    axes.set(xscale="log", xlabel="seconds")
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend()
+    return figure
+
+
+def measure(
+    data_dir: Path | None = None,
+    num_samples: int = 2000,
+    output: Path = Path("peers_evaluation"),
+) -> None:
+    """Print a table in Markdown, write it as .md, and draw the times as .png.
+
+    Args:
+        data_dir: Directory with MNIST/raw.
+        num_samples: Samples, and training images.
+        output: The files, without their suffix.
+    """
+    module = NCSN.from_pretrained(SHIPPED / "mnist").eval().to(DEVICE)
+    reference = build("mnist_cpu", *data_options(data_dir)).datamodule.reference("test")
+    assert reference.features is not None
+    network = reference.features.to(DEVICE)
+    firsts = range(0, num_samples, SAMPLES_AT_ONCE)
+    parts = ((first, min(first + SAMPLES_AT_ONCE, num_samples)) for first in firsts)
+    samples = torch.cat([module.draw(*part, sampler=DPMSolver(10, eta=1.0)) for part in parts])
+    images = reference.train[:num_samples].to(DEVICE), to_uint8(samples)
+    features = [extract_features(network, each).features for each in images]
+    body: list[tuple[object, ...]] = []
+    times: dict[str, tuple[float, float]] = {}
+    for name, (requires, own, other) in PAIRS.items():
+        if installed(name, requires):
+            (a, own_seconds), (b, seconds) = timed(own, *features), timed(other, *features)
+            times[name] = own_seconds, seconds
+            for metric in a:
+                values = (
+                    f"{a[metric]:.9g}",
+                    f"{b[metric]:.9g}",
+                    f"{abs(a[metric] - b[metric]):.1e}",
+                )
+                body.append((metric, name, *values, f"{own_seconds:.3f}", f"{seconds:.3f}"))
+    plot(times).savefig(output.with_suffix(".png"))
+    heading = ("metric", "other library", "ncsn", "other", "difference", "ncsn, s", "other, s")
+    print_table(heading, body, output.with_suffix(".md"))
+    print(
+        f"\n{num_samples:,} samples, {features[0].shape[1]} features; {describe()}; {versions()}"
+    )
+
+
+if __name__ == "__main__":
+    auto_cli(measure, as_positional=False)

@@ -154,6 +154,17 @@ def test_records(capsys):
     assert f"| {' | '.join(HEADING)} |" in page
 
 
+def test_levers(mnist_dir, capsys):
+    from levers import Setting, measure
+
+    tiny = {"num_images": 8, "batch_size": 2, "network": {"filters": 8}, "bf16": False}
+    measure(mnist_dir, Setting(**tiny, stable=4, weight=1.0), seeds=(0, 1))
+    measure(mnist_dir, Setting(**tiny, optimizer="adam", scheduler="trapezoid"))
+    table = capsys.readouterr().out
+    assert table.count("| 0 | ") == 2
+    assert table.count("| 1 | ") == 1
+
+
 def test_the_seconds_to_a_threshold_are_those_of_the_first_point_below_it():
     from records import Point, seconds_to
 

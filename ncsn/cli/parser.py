@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
+import ncsn.optimizers  # noqa: F401  # a checkpoint may name only what is imported already
 from ncsn.callbacks import EMA, Divergence, OneThread, Preflight, ProgressBar
 from ncsn.cli.errors import fail, root_cause
 from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain

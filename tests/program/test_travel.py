@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support.commands import QUICK, error_line, smoke
+from support.commands import QUICK, error_line, run_process, smoke
 from support.runs import load_last
 
 from ncsn.data import DigitsDataModule, MoonsDataModule
@@ -62,6 +62,14 @@ def test_a_checkpoint_alone_is_resumed_exactly(cli, bare, trained):
     first, second = load_last(whole), load_last(resumed)
     for name, value in first["state_dict"].items():
         assert torch.equal(value, second["state_dict"][name])
+
+
+def test_a_checkpoint_alone_may_name_our_optimizer(cli, server):
+    muon = ("--model.optimizer", "ncsn.optimizers.Muon", "--model.optimizer.lr", 1e-3)
+    assert cli("fit", *smoke("moons"), *muon, *QUICK) == 0
+    checkpoint = "lightning_logs/moons/version_0/checkpoints/last.ckpt"
+    # In a process that has imported no more than the program does.
+    run_process(server, "predict", "--ckpt_path", checkpoint, "--num_samples", 2)
 
 
 def test_what_the_user_gives_wins_over_the_checkpoint(cli, capsys, bare):

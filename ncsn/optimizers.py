@@ -36,7 +36,9 @@ class Muon(Adam):
     """Steps of equal length in all directions of a matrix: its momentum, orthogonalised.
 
     A convolution is a matrix of its output channels by all the rest. Vectors, such as biases, are
-    left to Adam. (``torch.optim.Muon`` takes matrices only, and leaves all else to the caller.)
+    left to Adam. The source leaves embeddings and the last layer to Adam as well; here they are
+    matrices like any other. (``torch.optim.Muon`` takes matrices only, and leaves all else to the
+    caller.)
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 
@@ -45,7 +47,8 @@ class Muon(Adam):
         lr: Learning rate of the vectors, >= 0.
         betas: Adam's decays, in [0, 1).
         matrix_lr: Learning rate of the matrices as a multiple of ``lr``, >= 0.
-        momentum: Decay of the momentum of the matrices, in [0, 1); Nesterov's.
+        momentum: Decay of the momentum of the matrices, in [0, 1); Nesterov's. Schedules such as
+            ``OneCycleLR``, which cycle a momentum, cycle the first of ``betas`` instead.
 
     Raises:
         ValueError: If a value is outside its domain.
@@ -64,9 +67,10 @@ class Muon(Adam):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         super().__init__(params, lr, betas)
+        own = {"matrix_lr": matrix_lr, "momentum": momentum}
+        self.defaults |= own  # for groups that are added later
         for group in self.param_groups:
-            group.setdefault("matrix_lr", matrix_lr)
-            group.setdefault("momentum", momentum)
+            group.update(own | group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -87,10 +91,11 @@ class Muon(Adam):
         return loss
 
     def _step_matrices(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        for parameter in set(matrices) - self.state.keys():
-            new = {"momentum": torch.zeros_like(parameter), "step": torch.tensor(0.0)}
-            self.state[parameter] = new  # Adam expects a step of all that have a state
-        momenta = [self.state[p]["momentum"] for p in matrices]
+        for parameter in matrices:
+            if parameter not in self.state:  # Adam expects a step of all that have one
+                new = {"momentum_buffer": torch.zeros_like(parameter), "step": torch.tensor(0.0)}
+                self.state[parameter] = new
+        momenta = [self.state[p]["momentum_buffer"] for p in matrices]
         gradients = [p.grad for p in matrices if p.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])

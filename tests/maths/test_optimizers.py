@@ -83,6 +83,25 @@ def test_a_resumed_training_steps_like_one_that_went_on():
         torch.testing.assert_close(one, other)
 
 
+def test_a_group_that_is_added_later_has_the_same_options():
+    first, second = (nn.Parameter(torch.zeros(2, 3)) for _ in range(2))
+    optimizer = Muon([first], matrix_lr=5.0, momentum=0.5)
+    optimizer.add_param_group({"params": [second]})
+    for parameter in (first, second):
+        parameter.grad = torch.ones(2, 3)
+    optimizer.step()
+    torch.testing.assert_close(first, second)
+
+
+def test_one_cycle_cycles_the_momentum_of_the_vectors_alone():
+    optimizer = Muon([nn.Parameter(torch.zeros(2, 3))], momentum=0.9)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    (group,) = optimizer.param_groups
+    assert group["betas"] == pytest.approx((0.95, 0.999))  # its max_momentum
+    assert group["momentum"] == 0.9
+    assert group["lr"] == pytest.approx(0.1 / 25)
+
+
 @pytest.mark.parametrize("option", [{"matrix_lr": -1.0}, {"momentum": 1.0}, {"lr": -1.0}])
 def test_a_value_outside_its_domain_is_refused(option):
     with pytest.raises(ValueError, match=r"must be|Invalid"):

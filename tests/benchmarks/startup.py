@@ -57,11 +57,11 @@ def first_line() -> float:
     start = time.perf_counter()
     command = [sys.executable, "-m", "ncsn", "fit"]
     with subprocess.Popen(command, env=environment(), stderr=theirs) as process:
+        os.close(theirs)  # or the reading would not end with a process that writes nothing
         os.read(ours, 1)
         passed = time.perf_counter() - start
         process.kill()
     os.close(ours)
-    os.close(theirs)
     return passed
 
 

@@ -6,8 +6,9 @@ Each is a class of a few lines: the model, the loss, the optimizer and the sampl
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import chain, repeat
 from typing import Any
@@ -329,10 +330,10 @@ def installed(name: str, requires: Sequence[str]) -> bool:
 
 
 def versions() -> str:
-    """Of all peers that are installed."""
+    """Of all that is compared and installed."""
+    found = []
     names = ("diffusers", "azula", "smalldiffusion", "torchcfm", "flow_matching", "prdc")
-    more = ("torch_fidelity", "torchmetrics", "scikit-learn", "scipy")
-    found = (
-        each for each in (*names, *more) if find_spec(each.replace("scikit-learn", "sklearn"))
-    )
-    return ", ".join(f"{each} {version(each)}" for each in found)
+    for name in (*names, "torch_fidelity", "torchmetrics", "scikit-learn", "scipy"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)

@@ -14,12 +14,11 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import torch
 from jsonargparse import auto_cli
 from machine import DEVICE, describe
 from matplotlib.figure import Figure
-from peers import SAMPLES_AT_ONCE, installed, versions
-from peers_training import data_options
+from peers import installed, versions
+from peers_training import data_options, draw
 from scipy.linalg import sqrtm
 from shared import build, print_table
 from torch import Tensor
@@ -121,9 +120,7 @@ def measure(
     reference = build("mnist_cpu", *data_options(data_dir)).datamodule.reference("test")
     assert reference.features is not None
     network = reference.features.to(DEVICE)
-    firsts = range(0, num_samples, SAMPLES_AT_ONCE)
-    parts = ((first, min(first + SAMPLES_AT_ONCE, num_samples)) for first in firsts)
-    samples = torch.cat([module.draw(*part, sampler=DPMSolver(10, eta=1.0)) for part in parts])
+    samples = draw(module, num_samples, DPMSolver(10, eta=1.0))
     images = reference.train[:num_samples].to(DEVICE), to_uint8(samples)
     features = [extract_features(network, each).features for each in images]
     body: list[tuple[object, ...]] = []

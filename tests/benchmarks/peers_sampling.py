@@ -24,6 +24,7 @@ from shared import build, print_table
 from torch import Tensor
 
 from ncsn import plots
+from ncsn.evaluation.codec import to_float
 from ncsn.levels import Rho
 from ncsn.modules import NCSN
 from ncsn.modules.pretrained import SHIPPED
@@ -257,7 +258,7 @@ def measure(
     module = NCSN.from_pretrained(SHIPPED / "mnist").eval().to(DEVICE)
     reference = build("mnist_cpu", *data_options(data_dir)).datamodule.reference("test")
     judge = frechet_judge(reference, num_samples)
-    floor, error = judge(reference.held_out[:num_samples].float() / 127.5 - 1)
+    floor, error = judge(to_float(reference.held_out[:num_samples]))
     rows: list[Row] = []
     for title in samplers:
         if installed(title, SAMPLERS[title][0]):

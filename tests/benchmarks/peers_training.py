@@ -33,7 +33,9 @@ from ncsn.evaluation import Estimate, Reference, standard_errors
 from ncsn.evaluation.codec import to_float, to_uint8
 from ncsn.evaluation.features import extract_features
 from ncsn.evaluation.metrics import frechet_distance
+from ncsn.modules import ScoreModule
 from ncsn.runtime import keep_freed_memory
+from ncsn.sampling import Sampler
 
 OURS = "ncsn"
 HEADING = (
@@ -132,6 +134,13 @@ class Clock:
         print(f"{run.name}: {seconds:.0f} s, FD {value:.3g} ± {error:.1g}", flush=True)
 
 
+def draw(module: ScoreModule, num: int, sampler: Sampler) -> Tensor:
+    """Samples of our model."""
+    starts = range(0, num, SAMPLES_AT_ONCE)
+    parts = ((start, min(start + SAMPLES_AT_ONCE, num)) for start in starts)
+    return torch.cat([module.draw(*part, sampler=sampler) for part in parts])
+
+
 def data_options(data_dir: Path | None) -> list[str]:
     """Of the command line."""
     return [f"--data.data_dir={data_dir}"] if data_dir else []
@@ -211,11 +220,8 @@ def train_ours(
         ema.on_validation_end(cli.trainer, module)
 
     def sample(num: int) -> Tensor:
-        with averaged(), torch.no_grad():
-            parts = (
-                range(i, min(i + SAMPLES_AT_ONCE, num)) for i in range(0, num, SAMPLES_AT_ONCE)
-            )
-            return torch.cat([module.draw(p.start, p.stop, sampler=sampler) for p in parts])
+        with averaged():
+            return draw(module, num, sampler)
 
     clock = Clock(run, marks, sample, judge, num)
     cli.trainer.callbacks.append(Ticks(clock))

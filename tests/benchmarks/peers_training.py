@@ -37,7 +37,12 @@ from ncsn.modules import ScoreModule
 from ncsn.runtime import keep_freed_memory
 from ncsn.sampling import Sampler
 
-OURS = "ncsn"
+OURS: dict[str, tuple[str, ...]] = {
+    "ncsn": (),
+    "ncsn, float32": ("--trainer.precision=32-true",),
+}
+"""Our trainings, and options: in bfloat16 where it is fast, and in float32 as the others are."""
+
 HEADING = (
     *("library", "parameters", "images", "images/s", "memory in training", "sampler"),
     *("evaluations", "ms a sample", "FD", "precision", "recall"),
@@ -183,6 +188,7 @@ def ours(options: Sequence[str], max_steps: int) -> Any:
     Validation and pictures are off, since the others have none, and the EMA is on, as always.
     """
     fixed = (
+        f"--trainer.accelerator={DEVICE.type}",
         "--trainer.max_epochs=1000",
         "--trainer.limit_val_batches=0",
         "--model.preview.every_n_epochs=0",
@@ -199,7 +205,7 @@ def train_ours(
     finds how many fit into the time.
     """
     trial = ours(options, 1_000_000)
-    short, times = Run(OURS), (marks[-1] / 60, marks[-1] / 20)
+    short, times = Run(run.name), (marks[-1] / 60, marks[-1] / 20)
     clock = Clock(short, times, lambda num: torch.zeros(num, 1), lambda x: (0.0, 0.0), num)
     trial.trainer.callbacks.append(Ticks(clock))
     trial.trainer.fit(trial.model, trial.datamodule)
@@ -242,8 +248,9 @@ def train(
     reference = data.reference("test")
     run, marks = Run(name), [seconds / 8, seconds / 4, seconds / 2, seconds]
     judge = frechet_judge(reference, num[0])
-    if name == OURS:
-        train_ours(run, marks, judge, num, (*options, f"--seed_everything={seed}"))
+    if name in OURS:
+        own = (*options, *OURS[name], f"--seed_everything={seed}")
+        train_ours(run, marks, judge, num, own)
     else:
         train_peer(run, marks, judge, num, reference)
     assert run.samples is not None
@@ -278,7 +285,7 @@ def row(run: Run) -> tuple[object, ...]:
 
 
 def measure(
-    libraries: tuple[str, ...] = (OURS, *PEERS),
+    libraries: tuple[str, ...] = (*OURS, *PEERS),
     data_dir: Path | None = None,
     seconds: float = 300.0,
     num_samples: int = 2000,
@@ -300,7 +307,7 @@ def measure(
     runs: list[Run] = []
     num, options = (num_curve, num_samples), tuple(data_options(data_dir))
     for name in libraries:
-        if name == OURS or installed(name, PEERS[name].requires):
+        if name in OURS or installed(name, PEERS[name].requires):
             for seed in seeds:
                 run = alone(train, name, seconds, num, options, seed)
                 run.name += f", seed {seed}" * (len(seeds) > 1)

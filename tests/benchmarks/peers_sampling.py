@@ -5,8 +5,9 @@ python tests/benchmarks/peers_sampling.py --data_dir data
 The network is that of `--pretrained mnist`. Each library sees it in its own terms: diffusers as a
 noise prediction with a variance-preserving schedule of the same signal-to-noise ratios, from
 σ = 15 to 0.03 in 1,000 geometric steps; the others as a denoiser or a velocity. Everything else is
-each sampler's default. Samplers that end at σ = 0.03, not at 0, get the last of their evaluations
-to remove that noise, as ours do.
+each sampler's default, except that the steps of diffusers' DDIM are "trailing": by default, the
+first of five would be at σ = 4.3. Samplers that end at σ = 0.03, not at 0, get the last of their
+evaluations to remove that noise, as ours do.
 """
 
 import time
@@ -165,7 +166,10 @@ SAMPLERS: dict[str, tuple[tuple[str, ...], Draw]] = {
     "ncsn: SDE-DPM-Solver++(2M)": ((), ours(lambda num: DPMSolver(num, eta=1.0))),
     "ncsn: SA-Solver 2/2": ((), ours(lambda num: SASolver(num, 1.0, 2, 2))),
     "ncsn: iPNDM-4, rho 7": ((), ours(lambda num: IPNDM(num, ladder=Rho(7)))),
-    "diffusers: DDIM": (("diffusers",), diffusers("DDIMScheduler")),
+    "diffusers: DDIM": (
+        ("diffusers",),
+        diffusers("DDIMScheduler", timestep_spacing="trailing"),
+    ),
     "diffusers: DPM-Solver++(2M)": (("diffusers",), diffusers("DPMSolverMultistepScheduler")),
     "diffusers: SDE-DPM-Solver++(2M)": (
         ("diffusers",),

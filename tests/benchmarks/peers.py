@@ -35,6 +35,7 @@ class Peer(ABC):
         recipe: Model and training, for the table.
         sampler: Its sampler, for the table.
         url: The documentation that it follows.
+        lr: Learning rate of Adam.
         network: What has the parameters.
         evaluations: Network evaluations of the last samples.
     """
@@ -44,6 +45,7 @@ class Peer(ABC):
     sampler: str
     url: str
     batch_size: int
+    lr: float
     network: nn.Module
     evaluations = 0
 
@@ -55,13 +57,9 @@ class Peer(ABC):
     def build(self) -> None:
         """Make the network, and what else the training needs."""
 
-    @abstractmethod
     def loss(self, x: Tensor, label: Tensor) -> Tensor:
-        """The loss of a batch."""
-
-    @abstractmethod
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer."""
+        """The loss of a batch, unless :meth:`steps` is the library's."""
+        raise NotImplementedError
 
     @abstractmethod
     def draw(self, label: Tensor) -> Tensor:
@@ -73,8 +71,8 @@ class Peer(ABC):
 
     def steps(self) -> Iterator[int]:
         """Train without end; the number of images of each step."""
-        optimizer, loader = self.optimizer(), self.loader()
-        for x, label in chain.from_iterable(repeat(loader)):
+        optimizer = torch.optim.Adam(self.network.parameters(), self.lr)
+        for x, label in chain.from_iterable(repeat(self.loader())):
             loss = self.loss(x.to(DEVICE), label.to(DEVICE))
             optimizer.zero_grad()
             loss.backward()
@@ -99,6 +97,7 @@ class Diffusers(Peer):
     sampler = "DDIM, 50 steps"
     url = "https://huggingface.co/learn/diffusion-course/unit2/3"
     batch_size = 128
+    lr = 1e-3
 
     def build(self) -> None:
         """The course's ``ClassConditionedUnet``."""
@@ -126,10 +125,6 @@ class Diffusers(Peer):
         noise, t = torch.randn_like(x), torch.randint(0, 999, (len(x),), device=DEVICE)
         return mse_loss(self.predict(self.scheduler.add_noise(x, noise, t), t, label), noise)
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(self.network.parameters(), lr=1e-3)
-
     def draw(self, label: Tensor) -> Tensor:
         """DDIM with the default of ``DDIMPipeline``; the course takes 1,000 steps of DDPM."""
         from diffusers import DDIMScheduler
@@ -151,6 +146,7 @@ class Azula(Peer):
     sampler = "DDIM, 64 steps"
     url = "https://azula.readthedocs.io/stable/tutorials/mnist.html"
     batch_size = 64
+    lr = 3e-4
 
     def build(self) -> None:
         """The denoiser of the tutorial, around :meth:`backbone`."""
@@ -178,10 +174,6 @@ class Azula(Peer):
     def loss(self, x: Tensor, label: Tensor) -> Tensor:
         """The denoiser's own."""
         return self.network.loss(x, torch.rand(len(x), device=DEVICE), label=label)  # type: ignore[operator]
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(self.network.parameters(), lr=3e-4)
 
     def draw(self, label: Tensor) -> Tensor:
         """DDIM."""
@@ -221,6 +213,7 @@ class SmallDiffusion(Peer):
 
     requires = ("smalldiffusion", "torch_ema")
     batch_size = 1024 if DEVICE.type == "cuda" else 64
+    lr = 7e-4
     recipe = (
         f"Unet 64-64-128 with attention; log-linear levels; AdamW 7e-4, EMA, batch {batch_size}"
     )
@@ -237,21 +230,13 @@ class SmallDiffusion(Peer):
         self.network.to(DEVICE)
         self.ema = ExponentialMovingAverage(self.network.parameters(), decay=0.999)
 
-    def loss(self, x: Tensor, label: Tensor) -> Tensor:
-        """Of the noise; ``training_loop`` has it."""
-        raise NotImplementedError
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        """As ``training_loop`` has it."""
-        raise NotImplementedError
-
     def steps(self) -> Iterator[int]:
         """The library's own loop."""
         from smalldiffusion import MappedDataset, training_loop
 
         self.data = MappedDataset(self.data, lambda pair: pair[0])
         loop = partial(training_loop, self.loader(drop_last=False), self.network, self.schedule)
-        for step, state in enumerate(loop(lr=7e-4)):
+        for step, state in enumerate(loop(lr=self.lr)):
             if step:  # the loop yields before it changes the weights
                 self.ema.update()
             yield len(state.x0)
@@ -278,6 +263,7 @@ class TorchCFM(Peer):
         "mnist_example.ipynb"
     )
     batch_size = 128
+    lr = 1e-3
 
     def build(self) -> None:
         """The example's model and coupling."""
@@ -297,10 +283,6 @@ class TorchCFM(Peer):
         noise = torch.randn_like(x)
         t, xt, velocity = self.matcher.sample_location_and_conditional_flow(noise, x)
         return mse_loss(self.network(t, xt), velocity)
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(self.network.parameters())
 
     def draw(self, label: Tensor) -> Tensor:
         """From noise at 0 to data at 1."""

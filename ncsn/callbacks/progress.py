@@ -18,10 +18,10 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What is shown; a loss is logged after the bar was drawn, and so shown one step late."""
+        """As in Lightning. A loss is logged after the bar is drawn, and appears one step late."""
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.training and trainer.global_step % every == 1 % every:
             loss = trainer.callback_metrics.get(LOSS)
             self.loss = self.loss if loss is None else loss.item()
-        shown = super().get_metrics(trainer, pl_module)
-        return shown if self.loss is None else {**shown, LOSS: self.loss}
+        metrics = super().get_metrics(trainer, pl_module)
+        return metrics if self.loss is None else {**metrics, LOSS: self.loss}

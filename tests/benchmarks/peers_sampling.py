@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 from machine import DEVICE, describe, synchronize
 from matplotlib.figure import Figure
 from peers import SAMPLES_AT_ONCE, installed, versions
-from peers_training import data_options, frechet_judge
+from peers_training import data_options, frechet_metric
 from shared import build, print_table
 from torch import Tensor
 
@@ -199,8 +199,8 @@ class Row(NamedTuple):
     network: float
 
 
-def look(title: str, module: NCSN, evaluations: int, num: int, judge: Any) -> Row:
-    """Draw samples, judge them, and time what is not the network."""
+def evaluate(title: str, module: NCSN, evaluations: int, num: int, metric: Any) -> Row:
+    """Draw samples, measure them, and time what is not the network."""
     draw, network = SAMPLERS[title][1], Network(module)
     torch.manual_seed(0)
     parts, start = [], time.perf_counter()
@@ -210,7 +210,7 @@ def look(title: str, module: NCSN, evaluations: int, num: int, judge: Any) -> Ro
     synchronize()
     outside = time.perf_counter() - start - network.seconds
     calls = network.evaluations
-    value, error = judge(torch.cat(parts))
+    value, error = metric(torch.cat(parts))
     each = 1000 * outside / calls, 1000 * network.seconds / calls
     row = Row(title, evaluations, calls // len(parts), value, error, *each)
     print(f"{title}, {row.evaluations}: {value:.3g} ± {error:.1g}", flush=True)
@@ -261,12 +261,12 @@ def measure(
     """
     module = NCSN.from_pretrained(SHIPPED / "mnist").eval().to(DEVICE)
     reference = build("mnist_cpu", *data_options(data_dir)).datamodule.reference("test")
-    judge = frechet_judge(reference, num_samples)
-    floor, error = judge(to_float(reference.held_out[:num_samples]))
+    metric = frechet_metric(reference, num_samples)
+    floor, error = metric(to_float(reference.held_out[:num_samples]))
     rows: list[Row] = []
     for title in samplers:
         if installed(title, SAMPLERS[title][0]):
-            rows += [look(title, module, each, num_samples, judge) for each in evaluations]
+            rows += [evaluate(title, module, each, num_samples, metric) for each in evaluations]
     plot(rows).savefig(output.with_suffix(".png"))
     body: list[tuple[str, ...]] = []
     for title in dict.fromkeys(row.sampler for row in rows):

@@ -2,10 +2,10 @@ r"""Quality after equal wall-clock: other libraries' own models of MNIST, and ou
 
 python tests/benchmarks/peers_training.py --data_dir data --seconds 300
 
-Each trains in a process of its own, and is judged by the same ruler: Fréchet distance in our
+Each trains in a process of its own, and is measured by the same ruler: Fréchet distance in our
 features, precision and recall, of as many samples, each from the sampler that its documentation
-takes. The clock stands still while samples are drawn and judged. Libraries that are not installed
-are skipped: pip install -e '.[peers]' installs them.
+takes. The clock stands still while samples are drawn and measured. Libraries that are not
+installed are skipped: pip install -e '.[peers]' installs them.
 """
 
 import resource
@@ -47,7 +47,7 @@ HEADING = (
     *("library", "parameters", "images", "images/s", "memory in training", "sampler"),
     *("evaluations", "ms a sample", "FD", "precision", "recall"),
 )
-Judge = Callable[[Tensor], tuple[float, float]]
+Metric = Callable[[Tensor], tuple[float, float]]
 
 
 @dataclass
@@ -72,30 +72,30 @@ class Run:
     samples: Tensor | None = None
 
 
-def frechet_judge(reference: Reference, num: int) -> Judge:
+def frechet_metric(reference: Reference, num: int) -> Metric:
     """The Fréchet distance of samples in [-1, 1] to ``num`` training images, with its error."""
     assert reference.features is not None
     network = reference.features.to(DEVICE)
     rows = torch.randperm(len(reference.train), generator=torch.Generator().manual_seed(0))[:num]
     train = extract_features(network, reference.train[rows].to(DEVICE)).features
 
-    def judge(samples: Tensor) -> tuple[float, float]:
+    def metric(samples: Tensor) -> tuple[float, float]:
         x = extract_features(network, to_uint8(samples.to(DEVICE))).features
         statistic = lambda x, y: {"fd": frechet_distance(x, y)}  # noqa: E731
         error = standard_errors(statistic, x, train, distance=True)["fd"]
         return frechet_distance(x, train), error
 
-    return judge
+    return metric
 
 
 class Clock:
-    """Counts seconds of training, and draws and judges samples while it stands still.
+    """Counts seconds of training, and draws and measures samples while it stands still.
 
     Args:
         run: Where figures go.
         marks: Seconds after which to do so; training ends with the last.
         sample: Draws a number of samples.
-        judge: Judges those of the curve.
+        metric: Measures those of the curve.
         num: Numbers of samples of the curve and at the end.
     """
 
@@ -104,10 +104,11 @@ class Clock:
         run: Run,
         marks: Sequence[float],
         sample: Callable[[int], Tensor],
-        judge: Judge,
+        metric: Metric,
         num: tuple[int, int],
     ) -> None:
-        self.run, self.marks, self.sample, self.judge, self.num = run, [*marks], sample, judge, num
+        self.run, self.marks, self.num = run, [*marks], num
+        self.sample, self.metric = sample, metric
         self.start = time.perf_counter()
 
     def tick(self, num_images: int) -> bool:
@@ -118,13 +119,13 @@ class Clock:
         self.run.seconds, self.start = self.run.seconds + now - self.start, now
         if self.run.seconds >= self.marks[0]:
             passed = [mark for mark in self.marks if self.run.seconds >= mark]
-            self.look(last=len(passed) == len(self.marks))
+            self.evaluate(last=len(passed) == len(self.marks))
             self.marks = self.marks[len(passed) :]
             self.start = time.perf_counter()
         return not self.marks
 
-    def look(self, last: bool) -> None:
-        """Draw and judge samples."""
+    def evaluate(self, last: bool) -> None:
+        """Draw and measure samples."""
         run, start = self.run, time.perf_counter()
         if not run.curve:  # before sampling, which takes memory of its own
             kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -134,7 +135,7 @@ class Clock:
         synchronize()
         run.sampling_seconds = (time.perf_counter() - start) / len(samples)
         run.samples = samples.cpu()
-        run.curve.append((run.seconds, run.images, *self.judge(samples[: self.num[0]])))
+        run.curve.append((run.seconds, run.images, *self.metric(samples[: self.num[0]])))
         seconds, _, value, error = run.curve[-1]
         print(f"{run.name}: {seconds:.0f} s, FD {value:.3g} ± {error:.1g}", flush=True)
 
@@ -152,14 +153,14 @@ def data_options(data_dir: Path | None) -> list[str]:
 
 
 def train_peer(
-    run: Run, marks: Sequence[float], judge: Judge, num: tuple[int, int], reference: Reference
+    run: Run, marks: Sequence[float], metric: Metric, num: tuple[int, int], reference: Reference
 ) -> None:
     """Train one of the other libraries."""
     peer = PEERS[run.name](TensorDataset(to_float(reference.train), reference.labels))
     run.sampler = peer.sampler
     run.parameters = sum(each.numel() for each in peer.network.parameters())
     steps = peer.steps()
-    clock = Clock(run, marks, peer.sample, judge, num)
+    clock = Clock(run, marks, peer.sample, metric, num)
     while not clock.tick(next(steps)):
         pass
     run.evaluations = peer.evaluations
@@ -197,7 +198,7 @@ def ours(options: Sequence[str], max_steps: int) -> Any:
 
 
 def train_ours(
-    run: Run, marks: Sequence[float], judge: Judge, num: tuple[int, int], options: Sequence[str]
+    run: Run, marks: Sequence[float], metric: Metric, num: tuple[int, int], options: Sequence[str]
 ) -> None:
     """Train our model as `ncsn fit` does.
 
@@ -229,30 +230,30 @@ def train_ours(
         with averaged():
             return draw(module, num, sampler)
 
-    clock = Clock(run, marks, sample, judge, num)
+    clock = Clock(run, marks, sample, metric, num)
     cli.trainer.callbacks.append(Ticks(clock))
     cli.trainer.fit(module, cli.datamodule)
     if clock.marks:  # it was a little faster than in the trial
         module.to(DEVICE)
-        clock.look(last=True)
+        clock.evaluate(last=True)
     run.sampler, run.evaluations = "SDE-DPM-Solver++, 20 steps", sampler.num_evaluations
 
 
 def train(
     name: str, seconds: float, num: tuple[int, int], options: tuple[str, ...], seed: int
 ) -> Run:
-    """Train and judge one of them."""
+    """Train and measure one of them."""
     keep_freed_memory()
     torch.manual_seed(seed)
     data = build("mnist_cpu", *options).datamodule
     reference = data.reference("test")
     run, marks = Run(name), [seconds / 8, seconds / 4, seconds / 2, seconds]
-    judge = frechet_judge(reference, num[0])
+    metric = frechet_metric(reference, num[0])
     if name in OURS:
         own = (*options, *OURS[name], f"--seed_everything={seed}")
-        train_ours(run, marks, judge, num, own)
+        train_ours(run, marks, metric, num, own)
     else:
-        train_peer(run, marks, judge, num, reference)
+        train_peer(run, marks, metric, num, reference)
     assert run.samples is not None
     run.estimates = data.kind.compare(run.samples.to(DEVICE), reference)
     return run
@@ -299,8 +300,8 @@ def measure(
         libraries: Names, as in the table.
         data_dir: Directory with MNIST/raw.
         seconds: Wall-clock of training of each.
-        num_samples: Samples judged at the end.
-        num_curve: Samples judged for the curve, after 1/8, 1/4, 1/2 and all of the time.
+        num_samples: Samples measured at the end.
+        num_curve: Samples measured for the curve, after 1/8, 1/4, 1/2 and all of the time.
         seeds: One training each.
         output: The files, without their suffix.
     """

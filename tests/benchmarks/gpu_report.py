@@ -83,13 +83,6 @@ def speed_section(
     return ["## Training speed", shared.format_table(heading, rows)], steps
 
 
-def build(config: str, options: tuple[str, ...]) -> CLI:
-    """A config with its model on the device."""
-    cli = shared.build(config, *options)
-    cli.model.to(DEVICE).eval()
-    return cli
-
-
 def sampler(cli: CLI, num: int) -> Callable[[], object]:
     """A function that draws samples with the preview's sampler, in the config's precision."""
     model = cli.model
@@ -101,7 +94,8 @@ def sampling_section(configs: tuple[str, ...], options: tuple[str, ...], num: in
     """Samples a second with and without CUDA graphs; the noise is drawn outside of them."""
     rows = []
     for config in configs:
-        cli = build(config, options)
+        cli = shared.build(config, *options)
+        cli.model.to(DEVICE).eval()
         draw = sampler(cli, num)
         eager = seconds(draw, repeats=2)
         cells = [f"`{config}.yaml`", num, f"{num / eager:,.0f}", NEEDS_GPU, "", ""]
@@ -156,9 +150,10 @@ def synchronisation_section(
     rows = []
     for config in configs:
         args = (f"--data.data_dir={data_dir}", "--model.preview.every_n_epochs=0", *options)
-        args += ("--trainer.log_every_n_steps=1000", "--trainer.limit_val_batches=0")
         steps = training_speed.WARM_UP + 10
-        cli = build(config, (*args, "--trainer.max_epochs=-1", f"--trainer.max_steps={steps}"))
+        args += ("--trainer.log_every_n_steps=1000", "--trainer.limit_val_batches=0")
+        args += ("--trainer.max_epochs=-1", f"--trainer.max_steps={steps}")
+        cli = shared.build(config, *args)
         with synchronisations() as in_training:
             cli.trainer.callbacks.append(Watch())
             cli.trainer.fit(cli.model, cli.datamodule)

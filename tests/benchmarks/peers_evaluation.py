@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import auto_cli
 from machine import DEVICE, describe
-from matplotlib.figure import Figure
 from peers import installed, versions
 from peers_training import data_options, draw
 from scipy.linalg import sqrtm
 from shared import build, print_table
 from torch import Tensor
 
-from ncsn import plots
 from ncsn.evaluation.codec import to_uint8
 from ncsn.evaluation.features import extract_features
 from ncsn.evaluation.metrics import frechet_distance, precision_recall_density_coverage
@@ -89,32 +87,17 @@ def timed(metric: Callable[..., Values], *features: Tensor) -> tuple[Values, flo
     return values, min(times)
 
 
-def plot(times: dict[str, tuple[float, float]]) -> Figure:
-    """Seconds of both, in pairs of bars."""
-    figure = plots.new_figure(6.5, 3)
-    axes = figure.subplots()
-    y = np.arange(len(times))
-    for i, name in enumerate(("ncsn", "other library")):
-        axes.barh(y + 0.4 * i, [pair[i] for pair in times.values()], 0.38, label=name)
-    axes.set_yticks(y + 0.2, [*times])
-    axes.set(xscale="log", xlabel="seconds")
-    axes.invert_yaxis()
-    axes.grid(alpha=0.3, axis="x")
-    axes.legend()
-    return figure
-
-
 def measure(
     data_dir: Path | None = None,
     num_samples: int = 2000,
-    output: Path = Path("peers_evaluation"),
+    output: Path = Path("peers_evaluation.md"),
 ) -> None:
-    """Print a table in Markdown, write it as .md, and draw the times as .png.
+    """Print a table in Markdown, and write it to a file.
 
     Args:
         data_dir: Directory with MNIST/raw.
         num_samples: Samples, and training images.
-        output: The files, without their suffix.
+        output: The file.
     """
     module = NCSN.from_pretrained(SHIPPED / "mnist").eval().to(DEVICE)
     reference = build("mnist_cpu", *data_options(data_dir)).datamodule.reference("test")
@@ -124,11 +107,9 @@ def measure(
     images = reference.train[:num_samples].to(DEVICE), to_uint8(samples)
     features = [extract_features(network, each).features for each in images]
     body: list[tuple[object, ...]] = []
-    times: dict[str, tuple[float, float]] = {}
     for name, (requires, own, other) in PAIRS.items():
         if installed(name, requires):
             (a, own_seconds), (b, seconds) = timed(own, *features), timed(other, *features)
-            times[name] = own_seconds, seconds
             for metric in a:
                 values = (
                     f"{a[metric]:.9g}",
@@ -136,9 +117,8 @@ def measure(
                     f"{abs(a[metric] - b[metric]):.1e}",
                 )
                 body.append((metric, name, *values, f"{own_seconds:.3f}", f"{seconds:.3f}"))
-    plot(times).savefig(output.with_suffix(".png"))
     heading = ("metric", "other library", "ncsn", "other", "difference", "ncsn, s", "other, s")
-    print_table(heading, body, output.with_suffix(".md"))
+    print_table(heading, body, output)
     print(
         f"\n{num_samples:,} samples, {features[0].shape[1]} features; {describe()}; {versions()}"
     )

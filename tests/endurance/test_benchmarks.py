@@ -223,4 +223,4 @@ def test_peers_evaluation(mnist_dir, capsys):
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| " in line]
     assert any(row[1] == "SciPy" for row in rows)
     assert all(float(row[4]) < 1e-6 for row in rows[2:])  # the differences
-    assert Path("peers_evaluation.png").is_file()
+    assert Path("peers_evaluation.md").is_file()

@@ -221,7 +221,7 @@ def test_the_classes_of_the_readme_train_and_sample(server):
 
 def test_the_plain_torch_of_the_readme_learns():
     text = (ROOT / "README.md").read_text()
-    (source,) = (part.split("```")[0] for part in text.split("```python\n") if "optimizer" in part)
+    (source,) = (block for block in blocks(text, "python") if "optimizer" in block)
     names = {}
     exec(source.replace("range(2000)", "range(500)"), names)
     samples, data = names["samples"], names["data"]

@@ -46,7 +46,7 @@ class Muon(Adam):
         params: The parameters, or groups of them.
         lr: Learning rate of the vectors, >= 0.
         betas: Adam's decays, in [0, 1).
-        matrix_lr: Learning rate of the matrices as a multiple of ``lr``, >= 0.
+        matrix_lr_ratio: Learning rate of the matrices as a multiple of ``lr``, >= 0.
         momentum: Decay of the momentum of the matrices, in [0, 1); Nesterov's. Schedules such as
             ``OneCycleLR``, which cycle a momentum, cycle the first of ``betas`` instead.
 
@@ -59,15 +59,15 @@ class Muon(Adam):
         params: Iterable[Any],
         lr: float = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        matrix_lr: float = 10.0,
+        matrix_lr_ratio: float = 10.0,
         momentum: float = 0.95,
     ) -> None:
-        if matrix_lr < 0:
-            raise ValueError(f"matrix_lr must be at least 0, got {matrix_lr}")
+        if matrix_lr_ratio < 0:
+            raise ValueError(f"matrix_lr_ratio must be at least 0, got {matrix_lr_ratio}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         super().__init__(params, lr, betas)
-        own = {"matrix_lr": matrix_lr, "momentum": momentum}
+        own = {"matrix_lr_ratio": matrix_lr_ratio, "momentum": momentum}
         self.defaults |= own  # for groups that are added later
         for group in self.param_groups:
             group.update(own | group)
@@ -105,6 +105,6 @@ class Muon(Adam):
         for shape, pairs in by_shape.items():  # all of a shape at once
             updates = orthogonalise(torch.stack([update for _, update in pairs]).flatten(2))
             rows, columns = updates.shape[1:]
-            length = group["lr"] * group["matrix_lr"] * max(1, rows / columns) ** 0.5
+            length = group["lr"] * group["matrix_lr_ratio"] * max(1, rows / columns) ** 0.5
             steps = updates.reshape(-1, *shape).unbind()
             torch._foreach_add_([parameter for parameter, _ in pairs], steps, alpha=-length)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ncsn.callbacks.preview import Preview
+from ncsn.callbacks.progress import ProgressBar
 from ncsn.evaluation.metrics import MeanPerLevel
 from ncsn.levels import ScoreFunction
 from ncsn.modules.schedules import naming, schedule_length
@@ -187,9 +188,11 @@ class ScoreModule(StorableModule, ABC):
         """Log the loss per dimension, without the factor 1/σ_max², so that runs compare."""
         loss = outputs["losses"].mean() * self.noise_levels[0] ** 2 / math.prod(self.data_shape)
         self.train_loss.update(loss)
-        # Logging takes as long as a step of a small network. ``ProgressBar`` shows it.
-        if self.global_step % max(1, cast(Any, self.trainer).log_every_n_steps) == 0:
-            self.log("train/loss_per_dim", loss)
+        # Logging takes as long as a step of a small network.
+        trainer = cast(Any, self.trainer)
+        if self.global_step % max(1, trainer.log_every_n_steps) == 0:
+            shown = isinstance(trainer.progress_bar_callback, ProgressBar)  # without waiting
+            self.log("train/loss_per_dim", loss, prog_bar=not shown)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, over ranks."""

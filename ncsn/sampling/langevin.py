@@ -12,13 +12,14 @@ Step sizes
 ----------
 
 ``epsilon`` sets the step at each level: η_t = ε σ_t² / σ_max². At one level, ε is η itself. Step
-sizes compare across ladders as a = η / 2σ², the share of the noise's variance that one step
-removes: 0.2 in NCSN, 0.062 in NCSNv2; a >= 2 diverges. To convert what others write:
+sizes compare across ladders as a = η / 2σ², the share of the way to the denoised x + σ² s(x) that
+one step goes: 0.2 in NCSN, 0.062 in NCSNv2. Where the clean data has the variance τ², steps of
+a >= 2 (1 + τ²/σ²) diverge. To convert what others write:
 
 =========  ==================================================  =================================
 given      what it means                                       epsilon
 =========  ==================================================  =================================
-a          share of the noise's variance removed by a step     ``epsilon_from_share(a, σ_max)``
+a          share of the way to the denoised x               ``epsilon_from_share(a, σ_max)``
 step_lr    NCSN's code: x + α_t s + √(2α_t) z with             ``epsilon_from_step_lr(step_lr,
            α_t = step_lr · σ_t² / σ_min²                       σ_max, σ_min)``
 =========  ==================================================  =================================
@@ -38,7 +39,7 @@ from ncsn.sampling.base import LadderSampler, LevelScore, Sampler
 
 
 def epsilon_from_share(a: float, sigma_max: float) -> float:
-    """ε = 2 a σ_max², from the share a of the noise's variance that a step removes."""
+    """ε = 2 a σ_max², from the share a of the way to the denoised x that a step goes."""
     return 2 * a * sigma_max**2
 
 
@@ -88,7 +89,7 @@ class AnnealedLangevin(Sampler):
     Args:
         steps_per_level: Number of steps L at each noise level, at least 1.
         epsilon: ε in η_t = ε σ_t² / σ_max², > 0. ``None`` is ε = 0.4 σ_max², as in NCSN, where a
-            step removes a fifth of the noise's variance. ``"auto"`` is NCSNv2's technique 4, for
+            step goes a fifth of the way to the denoised x. ``"auto"`` is NCSNv2's technique 4, for
             the mean ratio of the levels: see :func:`ncsn.levels.langevin_step_size`.
         prior: Where to start; see :class:`Sampler`.
         denoise: Whether to end with a Tweedie step; see :mod:`ncsn.sampling.base`.
@@ -106,7 +107,7 @@ class AnnealedLangevin(Sampler):
         self.steps_per_level, self.epsilon = steps_per_level, epsilon
 
     def share(self, noise_levels: Tensor) -> float:
-        """The share a = η / 2σ² of the noise's variance that a step removes on a ladder."""
+        """The share a = η / 2σ² of the way to the denoised x that a step goes on a ladder."""
         if self.epsilon is None:
             return 0.2
         if self.epsilon == "auto":

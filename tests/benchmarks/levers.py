@@ -3,8 +3,8 @@ r"""What makes training faster: trainings of MNIST's U-Net of equal length, with
 python tests/benchmarks/levers.py --data_dir data --setting.optimizer adam --seeds '[0,1]'
 
 A loop of plain torch on one thread, so that several can run side by side. It prints the Fréchet
-distance in MNIST features of 2,000 samples (SDE-DPM-Solver++, 20 evaluations) from all test
-images, and the loss at each of twelve noise levels. Time is that of the processor, for what
+distance in MNIST features of 2,000 samples (SDE-DPM-Solver++, 20 evaluations) from the images held
+out for validation, and the loss at each of twelve noise levels. Time is that of the processor, for what
 changes the cost of a step.
 """
 
@@ -44,7 +44,7 @@ class Setting:
     Args:
         optimizer: Adam, or Muon.
         lr: Its largest learning rate; Muon's for vectors.
-        matrix_lr: Muon's for matrices, as a multiple.
+        matrix_lr_ratio: Muon's for matrices, as a multiple.
         scheduler: How the learning rate falls, after a warm-up of a twentieth.
         level_density: Mean and standard deviation of ln σ.
         weight: Exponent a of the weight (1 + σ²/σ_d²)^a of the loss: 0 is σ², 1 is EDM's.
@@ -57,7 +57,7 @@ class Setting:
 
     optimizer: Literal["adam", "muon"] = "muon"
     lr: float = 2e-3
-    matrix_lr: float = 10.0
+    matrix_lr_ratio: float = 10.0
     scheduler: Literal["one_cycle", "linear", "trapezoid"] = "one_cycle"
     level_density: tuple[float, float] = (0.4, 1.0)
     weight: float = 0.0
@@ -101,11 +101,11 @@ def schedule(name: str, done: float) -> float:
     return 0.04 + 0.48 * (1 - math.cos(rise)) if warmup < 1 else 0.5 * (1 + math.cos(fall))
 
 
-def evaluate(module: NCSN, test: Tensor, bf16: bool) -> tuple[float, Tensor]:
+def evaluate(module: NCSN, held_out: Tensor, bf16: bool) -> tuple[float, Tensor]:
     """The Fréchet distance of samples, and the loss at each of the levels."""
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     with torch.no_grad(), autocast:
-        x = to_float(test[: 168 * len(LEVELS)])
+        x = to_float(held_out[: 168 * len(LEVELS)])
         z = torch.randn(x.shape, generator=torch.Generator().manual_seed(77))
         losses = []
         for rows in torch.arange(len(x)).split(42 * len(LEVELS)):
@@ -118,7 +118,7 @@ def evaluate(module: NCSN, test: Tensor, bf16: bool) -> tuple[float, Tensor]:
             samples.append(module.sample(250, sampler=sampler, generator=generator))
     network = load_features("mnist")
     ours = extract_features(network, to_uint8(torch.cat(samples))).features
-    fd = frechet_distance(ours, extract_features(network, test).features)
+    fd = frechet_distance(ours, extract_features(network, held_out).features)
     return fd, torch.cat(losses).view(-1, len(LEVELS)).mean(0)
 
 
@@ -126,8 +126,8 @@ def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
     """Train; the network is left with the average of its weights."""
     parameters = list(module.network.parameters())
     muon = setting.optimizer == "muon"
-    lr, options = setting.lr, {"matrix_lr": setting.matrix_lr} if muon else {"fused": True}
-    optimizer = (Muon if muon else torch.optim.Adam)(parameters, lr, **options)
+    options = {"matrix_lr_ratio": setting.matrix_lr_ratio} if muon else {"fused": True}
+    optimizer = (Muon if muon else torch.optim.Adam)(parameters, setting.lr, **options)
     num_steps = setting.num_images // setting.batch_size
     falling = LambdaLR(optimizer, lambda step: schedule(setting.scheduler, step / num_steps))
     average = [parameter.detach().clone() for parameter in parameters]
@@ -167,8 +167,8 @@ def measure(
     keep_freed_memory()
     torch.set_num_threads(1)
     data = build("mnist_cpu", *([f"--data.data_dir={data_dir}"] if data_dir else [])).datamodule
-    data.setup("test")
-    reference, rows = data.reference("test"), []
+    data.setup("fit")
+    reference, rows = data.reference("val"), []
     for seed in seeds:
         torch.manual_seed(seed)
         module = NCSN(

@@ -85,7 +85,7 @@ def test_a_resumed_training_steps_like_one_that_went_on():
 
 def test_a_group_that_is_added_later_has_the_same_options():
     first, second = (nn.Parameter(torch.zeros(2, 3)) for _ in range(2))
-    optimizer = Muon([first], matrix_lr=5.0, momentum=0.5)
+    optimizer = Muon([first], matrix_lr_ratio=5.0, momentum=0.5)
     optimizer.add_param_group({"params": [second]})
     for parameter in (first, second):
         parameter.grad = torch.ones(2, 3)
@@ -102,7 +102,7 @@ def test_one_cycle_cycles_the_momentum_of_the_vectors_alone():
     assert group["lr"] == pytest.approx(0.1 / 25)
 
 
-@pytest.mark.parametrize("option", [{"matrix_lr": -1.0}, {"momentum": 1.0}, {"lr": -1.0}])
+@pytest.mark.parametrize("option", [{"matrix_lr_ratio": -1.0}, {"momentum": 1.0}, {"lr": -1.0}])
 def test_a_value_outside_its_domain_is_refused(option):
     with pytest.raises(ValueError, match=r"must be|Invalid"):
         Muon([nn.Parameter(torch.zeros(2, 2))], **option)

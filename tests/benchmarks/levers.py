@@ -4,8 +4,8 @@ python tests/benchmarks/levers.py --data_dir data --setting.optimizer adam --see
 
 A loop of plain torch on one thread, so that several can run side by side. It prints the Fréchet
 distance in MNIST features of 2,000 samples (SDE-DPM-Solver++, 20 evaluations) from the images held
-out for validation, and the loss at each of twelve noise levels. Time is that of the processor, for what
-changes the cost of a step.
+out for validation, and the loss at each of twelve noise levels. Time is that of the processor,
+for what changes the cost of a step.
 """
 
 import math

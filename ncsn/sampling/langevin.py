@@ -19,7 +19,7 @@ a >= 2 (1 + τ²/σ²) diverge. To convert what others write:
 =========  ==================================================  =================================
 given      what it means                                       epsilon
 =========  ==================================================  =================================
-a          share of the way to the denoised x               ``epsilon_from_share(a, σ_max)``
+a          share of the way to the denoised x                  ``epsilon_from_share(a, σ_max)``
 step_lr    NCSN's code: x + α_t s + √(2α_t) z with             ``epsilon_from_step_lr(step_lr,
            α_t = step_lr · σ_t² / σ_min²                       σ_max, σ_min)``
 =========  ==================================================  =================================

@@ -164,14 +164,18 @@ LOOPS = {"straightforward": straightforward_loop, "bare": bare_loop, "fit": fit}
 def time_loops(
     config: str, data_dir: Path, rounds: int, seconds_each: float
 ) -> tuple[dict[str, float], float]:
-    """The best seconds a step of each loop, and the most FLOP/s of a matrix product meanwhile."""
+    """The best seconds a step of each loop, and the most FLOP/s of a matrix product meanwhile.
+
+    The product is in the precision of the config, as ``fit`` and the bare loop are.
+    """
     loops, peak = list(LOOPS)[config == "moons" :], 0.0
+    bf16 = "bf16" in build(config, data_dir).trainer.precision
     num_steps = max(3, round(seconds_each / alone(bare_loop, config, data_dir, 3)))
     best = dict.fromkeys(loops, float("inf"))
     for _ in tqdm(range(rounds), desc=config):
         for loop in loops:
             best[loop] = min(best[loop], alone(LOOPS[loop], config, data_dir, num_steps))
-        peak = max(peak, peak_flops())
+        peak = max(peak, peak_flops(dtype=torch.bfloat16 if bf16 else torch.float32))
     return best, peak
 
 
@@ -191,26 +195,26 @@ def measure(
     """
     data_dir = data_dir.resolve()
     os.environ.setdefault("WANDB_MODE", "disabled")
-    peak, bandwidth, measured = peak_flops(), peak_bandwidth(), []
+    float32, bandwidth, measured = peak_flops(), peak_bandwidth(), []
     with tempfile.TemporaryDirectory() as directory, chdir(directory):  # runs leave files there
         for config in configs:
-            best, reached = time_loops(config, data_dir, rounds, seconds_each)
-            peak = max(peak, reached)
+            best, peak = time_loops(config, data_dir, rounds, seconds_each)
             cli = build(config, data_dir)
             model, batch_size = cli.model.to(DEVICE), cli.datamodule.batch_size
             x = torch.zeros(batch_size, *model.data_shape, device=DEVICE)
             sigma = model.sample_noise_levels(batch_size)
             step = lambda m=model, x=x, sigma=sigma: m.loss(x, sigma).mean().backward()  # noqa: E731
-            measured.append((CONFIGS[config], batch_size, best, *flops_and_bytes(step)))
+            title = f"{CONFIGS[config]}, {cli.trainer.precision}"
+            measured.append((title, batch_size, best, peak, *flops_and_bytes(step)))
     rows = []
-    for title, batch_size, best, flops, moved in measured:
+    for title, batch_size, best, peak, flops, moved in measured:
         straightforward, bare, ours = (best.get(loop, float("nan")) for loop in LOOPS)
         row = [title, *(f"{batch_size / each:.0f}" for each in (straightforward, bare, ours))]
         row += [f"{straightforward / ours:.2f}", f"{ours / bare - 1:+.1%}"]
         row += [f"{1e3 * (ours - bare):.2f}", f"{flops / 1e9:.2f}", f"{moved / 1e9:.2f}"]
         row += [f"{ours * peak / flops:.1f}"]
         rows.append([cell.replace("nan", "") for cell in row])
-    print(f"{describe()}: {peak / 1e9:.0f} GFLOP/s (matrix product), {bandwidth / 1e9:.0f} GB/s")
+    print(f"{describe()}: {float32 / 1e9:.0f} GFLOP/s (float32), {bandwidth / 1e9:.0f} GB/s")
     heading = (
         *("network", "straightforward, examples/s", "bare", "fit", "fit / straightforward"),
         *("fit over bare", "the same in ms a step", "GFLOP a step"),

@@ -97,7 +97,7 @@ def test_training_speed(mnist_dir, capsys):
     from training_speed import measure
 
     measure(mnist_dir, rounds=1, seconds_each=0.1, configs=("mnist_cpu",))
-    assert "| U-Net of mnist_cpu.yaml |" in capsys.readouterr().out
+    assert "| U-Net of mnist_cpu.yaml, " in capsys.readouterr().out
 
 
 def test_gpu_report(mnist_dir, capsys):

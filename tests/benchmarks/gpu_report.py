@@ -1,4 +1,4 @@
-r"""A page about one GPU, meant to take at most 9 minutes: speed, memory, synchronisation, and records.
+r"""A page about one GPU, meant to take 9 minutes: speed, memory, synchronisation, and records.
 
 python tests/benchmarks/gpu_report.py --data_dir data
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Adam
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -97,14 +98,15 @@ class Muon(Adam):
                 self.state[parameter] = new
         momenta = [self.state[p]["momentum_buffer"] for p in matrices]
         gradients = [p.grad for p in matrices if p.grad is not None]
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        get_ema_multi_avg_fn(group["momentum"])(momenta, gradients, 0)  # all in one call
         by_shape = defaultdict(list)
-        for pair in zip(matrices, ahead, strict=True):
-            by_shape[pair[0].shape].append(pair)
-        for shape, pairs in by_shape.items():  # all of a shape at once
-            updates = orthogonalise(torch.stack([update for _, update in pairs]).flatten(2))
+        for each in zip(matrices, gradients, momenta, strict=True):
+            by_shape[each[0].shape].append(each)
+        for shape, same in by_shape.items():  # all of a shape at once
+            parameters, *pair = zip(*same, strict=True)
+            ahead = torch.lerp(*map(torch.stack, pair), group["momentum"])
+            updates = orthogonalise(ahead.flatten(2))
             rows, columns = updates.shape[1:]
             length = group["lr"] * group["matrix_lr_ratio"] * max(1, rows / columns) ** 0.5
-            steps = updates.reshape(-1, *shape).unbind()
-            torch._foreach_add_([parameter for parameter, _ in pairs], steps, alpha=-length)
+            for parameter, update in zip(parameters, updates.reshape(-1, *shape), strict=True):
+                parameter.sub_(update, alpha=length)

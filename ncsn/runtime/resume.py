@@ -60,8 +60,7 @@ class Resume(Callback):
             )
         loop = trainer.fit_loop.epoch_loop
         in_epoch = loop.restarting and loop.batch_progress.current.ready
-        fetcher: Any = trainer.fit_loop._data_fetcher
-        due = in_epoch and loop._should_check_val_fx(fetcher)
+        due = in_epoch and validation_is_due(trainer)
         if self.at_epoch_end and not due:
             loop._batches_that_stepped += 1
         elif due and loop.restarted_on_train_batch_end:
@@ -94,6 +93,12 @@ def not_exact(trainer: Trainer) -> list[str]:
         ),
     }
     return [name for name, present in cases.items() if present]
+
+
+def validation_is_due(trainer: Trainer) -> bool:
+    """Whether Lightning validates after the current batch of a fit."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def repeat_validation(trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ncsn.runtime.checkpoints import LAST
-from ncsn.runtime.resume import repeat_validation
+from ncsn.runtime.resume import repeat_validation, validation_is_due
 from ncsn.runtime.watch import GRACE, LOST, Watch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -74,9 +74,10 @@ class GracefulStop(Checkpoint):
         if trainer.world_size == 1:
             self.agreed = self.signum
         loop = trainer.fit_loop
-        # After the last step of an epoch comes a validation, which stops by itself.
         last_of_epoch = loop.epoch_loop.batch_progress.is_last_batch
-        if self.agreed and not loop._should_accumulate() and not last_of_epoch:
+        if last_of_epoch and validation_is_due(trainer):
+            return  # the validation stops by itself
+        if self.agreed and not loop._should_accumulate():
             self._advice = self._save(trainer)
 
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:

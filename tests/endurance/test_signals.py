@@ -29,6 +29,7 @@ from support.wandb_files import wandb_records
 
 SIGHUP, SIGINT, SIGTERM, SIGUSR1 = signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 FIT = (*PYTHON, "ncsn", "fit", *MOONS, *ENDLESS)
+ONE_BATCH = (*ENDLESS, "--trainer.limit_train_batches", 1, "--trainer.limit_val_batches", 0)
 SLOW_PREVIEW = (*ENDLESS, "--model.preview.sampler.num_steps", 1_000_000)
 SLOW_PICTURES = ("--model.sampler.num_steps", 1_000_000, "--trainer.max_epochs", 1)
 
@@ -48,6 +49,7 @@ def assert_saved(job, signum, place):
         (SIGINT, "training", ENDLESS),
         (SIGUSR1, "training", ENDLESS),
         (SIGHUP, "training", ENDLESS),
+        (SIGTERM, "training", ONE_BATCH),
         (SIGTERM, "validation", ENDLESS),
         (SIGINT, "preview", SLOW_PREVIEW),
         (SIGTERM, "pictures", SLOW_PICTURES),

@@ -52,7 +52,9 @@ def read_measured(path: Path, operator: LinearOperator, noise: float, simulate: 
     shape, of = operator.shape, "the data"
     if not simulate and not operator.selects:
         shape, of = operator.measured, "a measurement"
-    given = kind_of(shape).decode(read_samples(path, shape, of))
+    given = read_samples(path, shape, of, measured=not simulate)
+    if given.dtype == torch.uint8:
+        given = kind_of(shape).decode(given)
     if simulate:
         y = operator.measure(given, noise, seeded_generator(Stream.MEASUREMENT, global_seed()))
         return Measured(operator, y, noise, given)

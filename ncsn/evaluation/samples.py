@@ -78,7 +78,9 @@ def evaluate_samples(
     return Report(about, estimates), pictures
 
 
-def read_samples(path: Path, shape: tuple[int, ...], of: str = "the data") -> Tensor:
+def read_samples(
+    path: Path, shape: tuple[int, ...], of: str = "the data", measured: bool = False
+) -> Tensor:
     """Samples as data of a shape is stored: uint8 images, or float32 points.
 
     Args:
@@ -88,6 +90,7 @@ def read_samples(path: Path, shape: tuple[int, ...], of: str = "the data") -> Te
             width)``, or points, numbers of shape ``(n, dim)``.
         shape: Shape of an example of the data.
         of: What has that shape, for messages.
+        measured: Whether images may also be floats, in [-1, 1] but for their noise.
 
     Returns:
         Shape ``(n, *shape)``.
@@ -99,14 +102,18 @@ def read_samples(path: Path, shape: tuple[int, ...], of: str = "the data") -> Te
     images = isinstance(kind_of(shape), Images)
     pngs = path.is_dir() or path.suffix.lower() == ".png"
     array = _read_pngs(path, shape) if pngs else _read_array(path)
-    if images and array.dtype != np.uint8:
+    floats = np.issubdtype(array.dtype, np.floating)
+    in_units = measured and floats and (array < 0).any()
+    if images and array.dtype != np.uint8 and not in_units:
+        which = " without a negative value" if measured and floats else ""
         raise ValueError(
-            f"{path} has images of type {array.dtype}, which may mean any range of values: "
-            "write uint8, from 0 to 255"
+            f"{path} has images of type {array.dtype}{which}, which may mean any range of "
+            f"values: write uint8, from 0 to 255{', or floats from -1 to 1' if measured else ''}"
         )
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+    if not (np.issubdtype(array.dtype, np.integer) or floats):
         raise ValueError(f"{path} has values of type {array.dtype}: write numbers")
-    samples = torch.from_numpy(np.ascontiguousarray(array)).to(kind_of(shape).stored_dtype)
+    dtype = torch.float32 if floats else kind_of(shape).stored_dtype
+    samples = torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
     if images and tuple(samples.shape[1:]) == (*shape[1:], shape[0]) != shape:
         samples = samples.permute(0, 3, 1, 2)
     if shape[0] == 1 and tuple(samples.shape[1:]) == shape[1:]:

@@ -110,6 +110,16 @@ def test_measurements_that_are_no_images_are_read_as_numbers(cli, digits):
     assert torch.equal(again["samples"], found["samples"])
 
 
+def test_measured_images_may_be_floats_that_noise_has_taken_beyond_white(cli, digits):
+    a = ("--operator", "Downsampling", "--noise", 0.1)
+    assert cli(*RESTORE, "--input", "digits.npy", "--simulate", "true", *a) == 0
+    found = restored()
+    assert found["measurement"].abs().max() > 1
+    np.save("y.npy", found["measurement"].numpy())
+    assert cli(*RESTORE, "--input", "y.npy", *a) == 0
+    assert torch.equal(restored(RUN.with_name("version_1"))["samples"], found["samples"])
+
+
 def test_points_are_restored_with_an_operator_of_ones_own(cli, trained, tmp_path, monkeypatch):
     Path("own.py").write_text(
         "from ncsn.sampling import LinearOperator\n\n\n"
@@ -138,7 +148,11 @@ MISTAKES = {
         "samples of shape (9, 9), and the data has (1, 8, 8)",
     ),
     "channels": (("--input", "colours.png", *BOX), "colours.png has colours"),
-    "floats": (("--input", "floats.npy", *BOX), "write uint8"),
+    "floats of any range": (
+        ("--input", "floats.npy", *BOX),
+        "without a negative value, which may mean any range of values: write uint8",
+    ),
+    "floats to measure": (("--input", "floats.npy", "--simulate", "true", *BOX), "write uint8"),
     "the size of the data, but not of A x": (
         ("--input", "digits.npy", *DOWN),
         "(1, 8, 8), and a measurement has (1, 4, 4)",

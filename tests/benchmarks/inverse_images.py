@@ -1,13 +1,13 @@
-r"""Restore images: errors of the mean, and whether the truth lies where the samples say.
+"""Restore images: errors of the mean, whether the truth lies where the samples say, and FD.
 
 python tests/benchmarks/inverse_images.py
-python tests/benchmarks/inverse_images.py --data_dir data \
-    --ckpt_path lightning_logs/mnist_cpu/version_0/checkpoints/last.ckpt
+python tests/benchmarks/inverse_images.py --pretrained mnist --data_dir data
 """
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
@@ -107,60 +107,78 @@ def judge(mean: Tensor, truth: Tensor) -> dict[str, Estimate]:
     return {"PSNR": estimate_mean("PSNR", psnr), "SSIM": estimate_mean("SSIM", ssim)}
 
 
+NUMBERS = {
+    "PSNR": "PSNR of the mean (dB)",
+    "SSIM": "SSIM of the mean",
+    "coverage": "coverage (nominal 0.9)",
+    "FD": "FD of restorations",
+}
+
+
 def measure(
-    ckpt_path: Path | None = None,
+    pretrained: Literal["digits", "mnist"] = "digits",
     data_dir: Path = Path("data"),
     output: Path = Path(),
     num_images: int = 16,
+    num_compared: int = 256,
     num_steps: int = 30,
     noise: float = 0.1,
 ) -> None:
     """Print a table in Markdown for each operator, and write a picture of each.
 
     Args:
-        ckpt_path: Checkpoint of an NCSN on MNIST; by default, the digits of the package.
+        pretrained: Model of the package.
         data_dir: Where MNIST is.
         output: Directory of the pictures.
-        num_images: Test images.
+        num_images: Test images that are restored ``NUM_SAMPLES`` times.
+        num_compared: Test images that are restored once, for the Fréchet distance of the
+            restorations to as many training images; the floor is that of the test images.
         num_steps: Steps of SDE-DPM-Solver++.
         noise: Standard deviation of the noise, where images are in [-1, 1].
     """
-    if ckpt_path is None:
-        module, name = NCSN.from_pretrained(SHIPPED / "digits"), "digits"
-        data: DigitsDataModule | MNISTDataModule = DigitsDataModule()
-    else:
-        module, name = NCSN.load_from_checkpoint(ckpt_path, map_location="cpu").eval(), "mnist"
-        data = MNISTDataModule(data_dir)
+    module = NCSN.from_pretrained(SHIPPED / pretrained)
+    data = DigitsDataModule() if pretrained == "digits" else MNISTDataModule(data_dir)
+    data.prepare_data()
     data.setup("test")
-    images = data.splits["test"].data
-    truth, grid = to_float(images[:num_images]), images.unique().float()
+    reference = data.reference("test")
+    images = reference.held_out
+    truth, grid = to_float(images), images.unique().float()
+    floor = ""
     for title, operator in operators(module.data_shape).items():
         generator = torch.Generator().manual_seed(1)
-        measured = Measured(operator, operator.measure(truth, noise, generator), noise, truth)
-        table = {"linear estimate": judge(linear_estimate(module, measured), truth)}
+        y = operator.measure(truth[: max(num_images, num_compared)], noise, generator)
+        few = Measured(operator, y[:num_images], noise, truth[:num_images])
+        many = Measured(operator, y[:num_compared], noise, truth[:num_compared])
+        table = {"linear estimate": judge(linear_estimate(module, few), truth[:num_images])}
         compared = methods(module.data_std.item())
         for method in track(compared, title, console=Console(stderr=True)):
-            samples = draw(module, measured, compared[method], num_steps)
+            samples = draw(module, few, compared[method], num_steps, NUM_SAMPLES)
             inside = covered(to_uint8(samples), images[:num_images], grid)
-            found = judge(samples.clamp(-1, 1).mean(1), truth)
-            table[method] = found | {"coverage": estimate_mean("coverage", inside)}
+            found = judge(samples.clamp(-1, 1).mean(1), truth[:num_images])
+            found["coverage"] = estimate_mean("coverage", inside)
+            restored = draw(module, many, compared[method], num_steps, 1)[:, 0]
+            if restored.isfinite().all():
+                found["FD"] = data.kind.distance(restored, reference)
+                floor = found["FD"].formatted_floor
+            table[method] = found
             if method == "moment matching, 1 iteration":
-                path = output / f"restored_{name}_{'_'.join(title.split())}"
-                plots.save(draw_rows(measured, samples, samples.std(1)), path)
+                path = output / f"restored_{pretrained}_{'_'.join(title.split())}"
+                plots.save(draw_rows(few, samples, samples.std(1)), path)
         print(f"\n{title}\n")
-        numbers = ("PSNR", "SSIM", "coverage")
+        rows = [
+            (each, *(found[n].formatted if n in found else "" for n in NUMBERS))
+            for each, found in table.items()
+        ]
         print_table(
-            ("method", "PSNR of the mean (dB)", "SSIM of the mean", "coverage (nominal 0.9)"),
-            [
-                (each, *(found[n].formatted if n in found else "" for n in numbers))
-                for each, found in table.items()
-            ],
+            ("method", *NUMBERS.values()), [*rows, ("*floor: test images*", "", "", "", floor)]
         )
 
 
-def draw(module: NCSN, measured: Measured, method: PosteriorScore, num_steps: int) -> Tensor:
-    """Samples, shape ``(n, NUM_SAMPLES, *shape)``; those that diverge count as they are."""
-    y = measured.y.repeat_interleave(NUM_SAMPLES, 0)
+def draw(
+    module: NCSN, measured: Measured, method: PosteriorScore, num_steps: int, num: int
+) -> Tensor:
+    """Samples, shape ``(n, num, *shape)``; those that diverge count as they are."""
+    y = measured.y.repeat_interleave(num, 0)
     parts = []
     for start, rows in zip(range(0, len(y), 64), y.split(64), strict=True):
         posterior: Callable[[ScoreFunction], ScoreFunction] = partial(
@@ -168,7 +186,7 @@ def draw(module: NCSN, measured: Measured, method: PosteriorScore, num_steps: in
         )
         sampler = DPMSolver(num_steps, eta=1.0, denoise=method.denoises)
         parts.append(module.draw(start, start + len(rows), sampler=sampler, modify=posterior))
-    return torch.cat(parts).unflatten(0, (-1, NUM_SAMPLES))
+    return torch.cat(parts).unflatten(0, (-1, num))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def load_mnist(ckpt_path: Path | None, data_dir: Path | None) -> tuple[NCSN, Ref
     if ckpt_path is None:
         raise ValueError("the target mnist needs --ckpt_path")
     module = NCSN.load_from_checkpoint(ckpt_path, map_location="cpu").eval().to(DEVICE)
-    options = [f"--data.data_dir={data_dir}"] if data_dir else []
+    options = shared.data_options(data_dir)
     return module, shared.build("mnist_cpu", *options).datamodule.reference("test")
 
 

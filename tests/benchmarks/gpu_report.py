@@ -149,7 +149,7 @@ def synchronisation_section(
     """Whether a step of training that logs nothing, or of a sampler, waits for the GPU."""
     rows = []
     for config in configs:
-        args = (f"--data.data_dir={data_dir}", "--model.preview.every_n_epochs=0", *options)
+        args = (*shared.data_options(data_dir), "--model.preview.every_n_epochs=0", *options)
         steps = training_speed.WARM_UP + 10
         args += ("--trainer.log_every_n_steps=1000", "--trainer.limit_val_batches=0")
         args += ("--trainer.max_epochs=-1", f"--trainer.max_steps={steps}")
@@ -222,7 +222,7 @@ def report(
     keep_freed_memory()
     os.environ.setdefault("WANDB_MODE", "disabled")
     data_dir, output, start = data_dir.resolve(), output.resolve(), time.perf_counter()
-    with_data = (f"--data.data_dir={data_dir}", *options)
+    with_data = (*shared.data_options(data_dir), *options)
     command = shlex.join(["python", *sys.argv])
     page = [f"# {describe()}", f"{date.today()}, torch {torch.__version__}, `{command}`."]
 

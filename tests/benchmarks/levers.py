@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from jsonargparse import auto_cli
 from machine import describe
-from shared import build, print_table
+from shared import build, data_options, print_table
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -166,7 +166,7 @@ def measure(
     """
     keep_freed_memory()
     torch.set_num_threads(1)
-    data = build("mnist_cpu", *([f"--data.data_dir={data_dir}"] if data_dir else [])).datamodule
+    data = build("mnist_cpu", *data_options(data_dir)).datamodule
     data.setup("fit")
     reference, rows = data.reference("val"), []
     for seed in seeds:

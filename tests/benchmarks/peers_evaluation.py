@@ -17,9 +17,9 @@ import numpy as np
 from jsonargparse import auto_cli
 from machine import DEVICE, describe
 from peers import installed, versions
-from peers_training import data_options, draw
+from peers_training import draw
 from scipy.linalg import sqrtm
-from shared import build, print_table
+from shared import build, data_options, print_table
 from torch import Tensor
 
 from ncsn.evaluation.codec import to_uint8

@@ -20,8 +20,8 @@ from jsonargparse import auto_cli
 from machine import DEVICE, describe, synchronize
 from matplotlib.figure import Figure
 from peers import SAMPLES_AT_ONCE, installed, versions
-from peers_training import data_options, frechet_metric
-from shared import build, print_table
+from peers_training import frechet_metric
+from shared import build, data_options, print_table
 from torch import Tensor
 
 from ncsn import plots

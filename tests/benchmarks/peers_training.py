@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from machine import DEVICE, alone, describe, synchronize
 from matplotlib.figure import Figure
 from peers import PEERS, SAMPLES_AT_ONCE, installed, versions
-from shared import build, print_table
+from shared import build, data_options, print_table
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -145,11 +145,6 @@ def draw(module: ScoreModule, num: int, sampler: Sampler) -> Tensor:
     starts = range(0, num, SAMPLES_AT_ONCE)
     parts = ((start, min(start + SAMPLES_AT_ONCE, num)) for start in starts)
     return torch.cat([module.draw(*part, sampler=sampler) for part in parts])
-
-
-def data_options(data_dir: Path | None) -> list[str]:
-    """Of the command line."""
-    return [f"--data.data_dir={data_dir}"] if data_dir else []
 
 
 def train_peer(

@@ -15,6 +15,7 @@ seconds, so that another machine repeats the same training; the seconds are meas
 take the length with three seeds that you did not choose it by.
 """
 
+import math
 import os
 import shlex
 import sys
@@ -29,8 +30,10 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Callback
 from machine import describe, synchronize
-from shared import build, format_table
+from matplotlib.figure import Figure
+from shared import build, data_options, format_table
 
+from ncsn import plots
 from ncsn.callbacks import EMA, OneThread
 from ncsn.callbacks.common import batches_of, data_of, evaluating, in_precision
 from ncsn.evaluation.estimate import Estimate
@@ -156,6 +159,29 @@ def row(config: str, epochs: float, seed: int, points: Sequence[Point]) -> list[
     return [*cells, describe(), date.today().isoformat()]
 
 
+def plot(runs: dict[str, Sequence[Point]]) -> Figure:
+    """Distance over seconds of training, one line a run; its last bar is a standard error."""
+    figure = plots.new_figure(7.5, 5)
+    axes = figure.subplots()
+    for k, (title, points) in enumerate(runs.items()):
+        found = [(point.seconds, point.fd) for point in points if point.fd]
+        if not found:
+            continue
+        seconds = [each for each, _ in found]
+        values, errors = zip(
+            *((fd.value, fd.standard_error or 0.0) for _, fd in found), strict=True
+        )
+        axes.errorbar(seconds, values, errors, marker="o", ms=4, label=title)
+        floors = [fd.floor for _, fd in found if fd.floor is not None]
+        axes.axhline(floors[-1] if floors else math.nan, color=f"C{k}", ls=":", lw=1)
+    label = "Fréchet distance in own features (dotted: floor)"
+    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel=label)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.suptitle(describe(), fontsize="small")
+    return figure
+
+
 def measure(
     configs: tuple[str, ...] = ("mnist_cpu",),
     data_dir: Path | None = None,
@@ -163,10 +189,10 @@ def measure(
     seeds: tuple[int, ...] = (0,),
     num_samples: int = 2000,
     every: float = 30.0,
-    output: Path = Path("records.md"),
+    output: Path = Path("records"),
     options: tuple[str, ...] = (),
 ) -> None:
-    """Print a table in Markdown, and write it to a file after each run.
+    """Print a table in Markdown; write it as .md and curves as .png after each run.
 
     Args:
         configs: Names of configs of images that have a feature network.
@@ -175,23 +201,26 @@ def measure(
         seeds: Seeds of the runs.
         num_samples: Samples that are compared with as many images.
         every: Seconds of training between two measurements within a run.
-        output: The file.
+        output: The files, without their suffix.
         options: More options for the command line, such as --trainer.precision=auto.
     """
     keep_freed_memory()
     os.environ.setdefault("WANDB_MODE", "disabled")
-    if data_dir is not None:
-        options = (f"--data.data_dir={data_dir}", *options)
-    rows = []
+    options = (*data_options(data_dir), *options)
+    rows: list[list[str]] = []
+    runs: dict[str, Sequence[Point]] = {}
     for config in configs:
         for length in epochs or (None,):
             for seed in seeds:
                 distances = Distances(num_samples, every)
                 trained = train(config, length, seed, options, distances)
                 rows.append(row(config, trained, seed, distances.points))
+                runs[f"{config}.yaml, {trained:.3g} epochs, seed {seed}"] = distances.points
                 command = shlex.join(["python", *sys.argv])
-                output.write_text(f"`{command}`:\n\n{format_table(HEADING, rows)}\n")
-    print(output.read_text())
+                table = f"`{command}`:\n\n{format_table(HEADING, rows)}\n"
+                output.with_suffix(".md").write_text(table)
+                plot(runs).savefig(output.with_suffix(".png"))
+    print(table)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,11 @@ def build(config: str, *options: str) -> CLI:
     return CLI([f"--config={config_path(config)}", *options])
 
 
+def data_options(data_dir: Path | None) -> list[str]:
+    """Options of the command line for data in another directory than that of the config."""
+    return [] if data_dir is None else [f"--data.data_dir={data_dir}"]
+
+
 def format_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown."""
     lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]

@@ -87,9 +87,10 @@ def test_inverse(capsys):
 def test_inverse_images(capsys):
     from inverse_images import measure, methods
 
-    measure(num_images=2, num_steps=2)
+    measure(num_images=2, num_compared=16, num_steps=2)
     table = capsys.readouterr().out
     assert all(f"| {name} |" in table for name in methods(1.0))
+    assert table.count("| *floor: test images* |") == 4
     assert Path("restored_digits_right_half_hidden.png").is_file()
 
 
@@ -130,16 +131,6 @@ def test_startup(capsys):
     assert all(f"| {name} |" in table for name in (FIRST_LINE, *COMMANDS))
 
 
-def test_time_to_quality(capsys):
-    from time_to_quality import measure
-
-    options = (f"--config={OVERLAYS}/smoke.yaml", "--trainer.accelerator=cpu")
-    measure(("digits",), num_samples=16, options=options)
-    assert "| digits | 1 | 16 |" in capsys.readouterr().out
-    assert Path("time_to_quality.csv").is_file()
-    assert Path("time_to_quality.png").is_file()
-
-
 def test_records(capsys):
     from records import HEADING, measure
     from shared import ROOT
@@ -149,6 +140,7 @@ def test_records(capsys):
     measure(("digits",), num_samples=32, options=cheap, **lengths)
     table = Path("records.md").read_text()
     assert table in capsys.readouterr().out
+    assert Path("records.png").is_file()
     assert table.count("| `digits.yaml` | 0.2 | ") == table.count(" | 0.4 | ") == 2
     page = (ROOT / "docs/results/records.md").read_text()
     assert f"| {' | '.join(HEADING)} |" in page

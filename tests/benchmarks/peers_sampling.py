@@ -19,9 +19,10 @@ import torch
 from jsonargparse import auto_cli
 from machine import DEVICE, describe, synchronize
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from peers import SAMPLES_AT_ONCE, installed, versions
 from peers_training import frechet_metric
-from shared import build, data_options, print_table
+from shared import build, data_options, log_log, print_table
 from torch import Tensor
 
 from ncsn import plots
@@ -202,9 +203,10 @@ class Row(NamedTuple):
 def evaluate(title: str, module: NCSN, evaluations: int, num: int, metric: Any) -> Row:
     """Draw samples, measure them, and time what is not the network."""
     draw, network = SAMPLERS[title][1], Network(module)
-    torch.manual_seed(0)
-    parts, start = [], time.perf_counter()
     with torch.no_grad():
+        draw(Network(module), 2, evaluations)  # imports what it needs
+        torch.manual_seed(0)
+        parts, start = [], time.perf_counter()
         for first in range(0, num, SAMPLES_AT_ONCE):
             parts.append(draw(network, min(SAMPLES_AT_ONCE, num - first), evaluations))
     synchronize()
@@ -217,7 +219,7 @@ def evaluate(title: str, module: NCSN, evaluations: int, num: int, metric: Any) 
     return row
 
 
-def plot(rows: list[Row]) -> Figure:
+def plot(rows: list[Row], floor: float) -> Figure:
     """Distance over evaluations, one colour for each library."""
     figure = plots.new_figure(9, 6)
     axes = figure.subplots()
@@ -232,12 +234,10 @@ def plot(rows: list[Row]) -> Figure:
         errors = [min(row.error, 0.9 * row.value) for row in curve]
         style = {"color": color, "marker": marker, "ms": 5, "capsize": 2, "lw": 1}
         axes.errorbar(x, values, errors, label=title, **style)
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations")
-    axes.set_ylabel("Fréchet distance in own features")
+    log_log(axes, "network evaluations", "Fréchet distance in own features", floor)
     ticks = sorted({row.asked for row in rows})
     axes.set_xticks(ticks, map(str, ticks))
-    axes.minorticks_off()
-    axes.grid(alpha=0.3, which="both")
+    axes.xaxis.set_minor_locator(NullLocator())
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
@@ -267,7 +267,7 @@ def measure(
     for title in samplers:
         if installed(title, SAMPLERS[title][0]):
             rows += [evaluate(title, module, each, num_samples, metric) for each in evaluations]
-    plot(rows).savefig(output.with_suffix(".png"))
+    plot(rows, floor).savefig(output.with_suffix(".png"))
     body: list[tuple[str, ...]] = []
     for title in dict.fromkeys(row.sampler for row in rows):
         own = [row for row in rows if row.sampler == title]

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from machine import DEVICE, alone, describe, synchronize
 from matplotlib.figure import Figure
 from peers import PEERS, SAMPLES_AT_ONCE, installed, versions
-from shared import build, data_options, print_table
+from shared import build, data_options, log_log, print_table
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -56,6 +56,7 @@ class Run:
 
     Attributes:
         curve: Seconds and images of training, Fréchet distance and its standard error.
+        floor: What the curve would be at if samples were test images.
         estimates: All that the last samples were found to be, with floors.
     """
 
@@ -68,6 +69,7 @@ class Run:
     sampling_seconds: float = 0.0
     memory: float = 0.0
     curve: list[tuple[float, int, float, float]] = field(default_factory=list)
+    floor: float = 0.0
     estimates: dict[str, Estimate] = field(default_factory=dict)
     samples: Tensor | None = None
 
@@ -244,6 +246,7 @@ def train(
     reference = data.reference("test")
     run, marks = Run(name), [seconds / 8, seconds / 4, seconds / 2, seconds]
     metric = frechet_metric(reference, num[0])
+    run.floor, _ = metric(to_float(reference.held_out[: num[0]]))
     if name in OURS:
         own = (*options, *OURS[name], f"--seed_everything={seed}")
         train_ours(run, marks, metric, num, own)
@@ -261,9 +264,7 @@ def plot(runs: Sequence[Run]) -> Figure:
     for run in runs:
         seconds, _, values, errors = zip(*run.curve, strict=True)
         axes.errorbar(seconds, values, errors, marker="o", ms=4, capsize=2, label=run.name)
-    label = "Fréchet distance in own features"
-    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel=label)
-    axes.grid(alpha=0.3, which="both")
+    log_log(axes, "seconds of training", "Fréchet distance in own features", runs[0].floor)
     axes.legend()
     figure.suptitle(describe(), fontsize="small")
     return figure

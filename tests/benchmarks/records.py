@@ -31,7 +31,7 @@ from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import Callback
 from machine import describe, synchronize
 from matplotlib.figure import Figure
-from shared import build, data_options, format_table
+from shared import build, data_options, format_table, log_log
 
 from ncsn import plots
 from ncsn.callbacks import EMA, OneThread
@@ -174,9 +174,7 @@ def plot(runs: dict[str, Sequence[Point]]) -> Figure:
         axes.errorbar(seconds, values, errors, marker="o", ms=4, label=title)
         floors = [fd.floor for _, fd in found if fd.floor is not None]
         axes.axhline(floors[-1] if floors else math.nan, color=f"C{k}", ls=":", lw=1)
-    label = "Fréchet distance in own features (dotted: floor)"
-    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel=label)
-    axes.grid(alpha=0.3, which="both")
+    log_log(axes, "seconds of training", "Fréchet distance in own features (dotted: floor)")
     axes.legend()
     figure.suptitle(describe(), fontsize="small")
     return figure

@@ -104,7 +104,8 @@ class Muon(Adam):
             by_shape[each[0].shape].append(each)
         for shape, same in by_shape.items():  # all of a shape at once
             parameters, *pair = zip(*same, strict=True)
-            ahead = torch.lerp(*map(torch.stack, pair), group["momentum"])
+            gradient, momentum = map(torch.stack, pair)
+            ahead = gradient.lerp(momentum, group["momentum"])
             updates = orthogonalise(ahead.flatten(2))
             rows, columns = updates.shape[1:]
             length = group["lr"] * group["matrix_lr_ratio"] * max(1, rows / columns) ** 0.5

@@ -259,13 +259,13 @@ def train(
 
 def plot(runs: Sequence[Run]) -> Figure:
     """Distance over seconds of training, one line each."""
-    figure = plots.new_figure(7.5, 5)
+    figure = plots.new_figure(9, 5)
     axes = figure.subplots()
     for run in runs:
         seconds, _, values, errors = zip(*run.curve, strict=True)
         axes.errorbar(seconds, values, errors, marker="o", ms=4, capsize=2, label=run.name)
     log_log(axes, "seconds of training", "Fréchet distance in own features", runs[0].floor)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.suptitle(describe(), fontsize="small")
     return figure
 

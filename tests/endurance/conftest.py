@@ -1,12 +1,19 @@
 """Fixtures for trainings that are interrupted, and those that they must agree with."""
 
 import os
+import signal
 import subprocess
 from contextlib import chdir
 from pathlib import Path
 
 import pytest
 from support.jobs import RUNS, Jobs
+
+for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    # Ignored by a suite that runs under nohup or in a script's background, and by what it starts.
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+        signal.signal(signum, default)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ seconds, so that another machine repeats the same training; the seconds are meas
 take the length with three seeds that you did not choose it by.
 """
 
-import math
 import os
 import shlex
 import sys
@@ -172,8 +171,8 @@ def plot(runs: dict[str, Sequence[Point]]) -> Figure:
             *((fd.value, fd.standard_error or 0.0) for _, fd in found), strict=True
         )
         axes.errorbar(seconds, values, errors, marker="o", ms=4, label=title)
-        floors = [fd.floor for _, fd in found if fd.floor is not None]
-        axes.axhline(floors[-1] if floors else math.nan, color=f"C{k}", ls=":", lw=1)
+        if (floor := found[-1][1].floor) is not None:
+            axes.axhline(floor, color=f"C{k}", ls=":", lw=1)
     log_log(axes, "seconds of training", "Fréchet distance in own features (dotted: floor)")
     axes.legend()
     figure.suptitle(describe(), fontsize="small")

@@ -63,7 +63,10 @@ def describe() -> str:
     lines = information.read_text().splitlines() if information.exists() else []
     names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     name = next(names, platform.processor())
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    known = {"avx512_f": "AVX512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
+    flags = torch.cpu.get_capabilities()
+    units = " and ".join(unit for flag, unit in known.items() if flags.get(flag)) or "no AVX512"
+    return f"{name}, {units}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 class Traffic(TorchDispatchMode):

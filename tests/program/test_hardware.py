@@ -17,6 +17,7 @@ from ncsn.cli.parser import CLI
 from ncsn.modules import NCSN
 from ncsn.networks import MLP
 from ncsn.parametrisation import EDM
+from ncsn.runtime import precision as hardware
 from ncsn.runtime.precision import Trainer, fast_precision
 
 MOONS = smoke("moons")
@@ -24,22 +25,24 @@ RUN = Path("lightning_logs/moons/version_0")
 AUTO = ("--trainer.precision", "auto")
 
 
-def cpu_with(monkeypatch, *flags):
-    """Have the CPU say that it has these and no others."""
+def cpu_with(monkeypatch, *flags, speed=2.0):
+    """Have the CPU say that it has these and no others, and that bfloat16 is so fast."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
+    monkeypatch.setattr(hardware, "bfloat16_speed", lambda: speed)
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
+    ("flags", "speed", "precision"),
     [
-        (("avx2", "avx512_f"), "32-true"),
-        (("avx512_f", "avx512_bf16"), "bf16-mixed"),
-        (("amx_tile", "amx_bf16"), "bf16-mixed"),
-        ((), "32-true"),
+        (("avx2", "avx512_f"), 2.0, "32-true"),
+        (("avx512_f", "avx512_bf16"), 2.0, "bf16-mixed"),
+        (("avx512_f", "avx512_bf16"), 0.6, "32-true"),  # a Xeon whose AMX is switched off
+        (("amx_tile", "amx_bf16"), 2.0, "bf16-mixed"),
+        ((), 2.0, "32-true"),
     ],
 )
-def test_a_cpu_gets_bfloat16_if_it_has_instructions_for_it(flags, precision, monkeypatch):
-    cpu_with(monkeypatch, *flags)
+def test_a_cpu_gets_bfloat16_if_it_computes_it_faster(flags, speed, precision, monkeypatch):
+    cpu_with(monkeypatch, *flags, speed=speed)
     assert fast_precision("cpu")[0] == precision
     trainer = Trainer(accelerator="cpu", precision="auto", logger=False)
     assert trainer.precision == precision
@@ -66,7 +69,7 @@ def test_the_precision_is_resolved_printed_and_stored(cli, monkeypatch, caplog):
     cpu_with(monkeypatch, "avx512_bf16")
     caplog.set_level("INFO")
     assert cli("fit", *MOONS, *AUTO) == 0
-    assert "auto: trainer.precision = bf16-mixed (the CPU has AVX512-BF16 or AMX)" in caplog.text
+    assert "auto: trainer.precision = bf16-mixed (the CPU convolves 2.0 times" in caplog.text
     written = yaml.safe_load((RUN / "config.yaml").read_text())
     assert written["trainer"]["precision"] == "bf16-mixed"
     assert load_last(RUN)["config"]["trainer"]["precision"] == "bf16-mixed"

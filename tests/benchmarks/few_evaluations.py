@@ -1,8 +1,7 @@
 r"""Quality over network evaluations, 3 to 40, for every sampler on one model, with error bars.
 
 python tests/benchmarks/few_evaluations.py
-python tests/benchmarks/few_evaluations.py --targets '["mnist"]' \
-    --ckpt_path lightning_logs/mnist_cpu/version_0/checkpoints/last.ckpt --data_dir data
+python tests/benchmarks/few_evaluations.py --targets '["mnist"]' --data_dir data
 
 Figures are kept in few_evaluations.csv: those that are in it are not measured again, so that a run
 can be interrupted and extended.
@@ -72,7 +71,7 @@ TITLES = {
     "flow": "two moons, exact score:\nRMSE to the probability flow",
     "moons": "two moons, exact score:\nenergy distance to the data",
     "digits": "digits, shipped model:\nFD in own features",
-    "mnist": "MNIST, trained model:\nFD in own features",
+    "mnist": "MNIST, shipped model:\nFD in own features",
 }
 Measured = tuple[float, float]
 """A value and its standard error."""
@@ -165,19 +164,17 @@ def images(module: NCSN, reference: Reference, num: int, blocks: int) -> Target:
     )
 
 
-def load_digits() -> tuple[NCSN, Reference]:
-    """The shipped model, and its data."""
-    module = NCSN.from_pretrained(SHIPPED / "digits").to(DEVICE)
-    return module, shared.build("digits").datamodule.reference("test")
-
-
-def load_mnist(ckpt_path: Path | None, data_dir: Path | None) -> tuple[NCSN, Reference]:
-    """A trained model of MNIST, and its data."""
+def load(name: str, ckpt_path: Path | None, data_dir: Path | None) -> tuple[NCSN, Reference]:
+    """A trained model, by default the shipped one, and its data."""
     if ckpt_path is None:
-        raise ValueError("the target mnist needs --ckpt_path")
-    module = NCSN.load_from_checkpoint(ckpt_path, map_location="cpu").eval().to(DEVICE)
-    options = shared.data_options(data_dir)
-    return module, shared.build("mnist_cpu", *options).datamodule.reference("test")
+        module = NCSN.from_pretrained(SHIPPED / name)
+    else:
+        module = NCSN.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
+    config, options = {
+        "digits": ("digits", []),
+        "mnist": ("mnist_cpu", shared.data_options(data_dir)),
+    }[name]
+    return module.to(DEVICE), shared.build(config, *options).datamodule.reference("test")
 
 
 def measure_target(
@@ -296,7 +293,7 @@ def measure(
         samplers: Their names, as in the tables.
         num_samples: Samples in a set; by default 2,000 points, 360 digits, 1,000 of MNIST.
         blocks: Sets of samples; by default 4, and 1 of MNIST.
-        ckpt_path: A checkpoint of configs/mnist_cpu.yaml, for the target mnist.
+        ckpt_path: A checkpoint for the target mnist, by default the shipped model.
         data_dir: Directory with MNIST/raw.
         output: The files, without their suffix.
     """
@@ -304,11 +301,10 @@ def measure(
     for name in targets:
         if name in ("flow", "moons"):
             target = moons(num_samples or 2000, blocks or 4)[name == "moons"]
-        elif name == "digits":
-            target = images(*load_digits(), num_samples or 360, blocks or 4)
         else:
-            model = load_mnist(ckpt_path, data_dir)
-            target = images(*model, num_samples or 1000, blocks or 1)
+            sizes = {"digits": (360, 4), "mnist": (1000, 1)}[name]
+            model = load(name, ckpt_path if name == "mnist" else None, data_dir)
+            target = images(*model, num_samples or sizes[0], blocks or sizes[1])
         measure_target(name, target, evaluations, samplers, path)
     rows = read(path)
     plot(rows, output.with_suffix(".png"))

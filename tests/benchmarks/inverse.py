@@ -291,7 +291,7 @@ def write(
 
 def draw_panels(panels: dict[str, Tensor], data: Tensor, path: Path) -> None:
     """Draw samples of one posterior by all methods, over those of the prior."""
-    figure = plots.new_figure(12.0, 6.6)
+    figure = plots.new_figure(10.0, 7.6)
     axes_of: list[Axes] = list(figure.subplots(3, 4, sharex=True, sharey=True).flat)
     order = ["exact samples", *(title for title in panels if title != "exact samples")]
     for axes, title in zip(axes_of, order, strict=True):

@@ -20,7 +20,7 @@ import torch
 from jsonargparse import auto_cli
 from machine import describe
 from shared import build, data_options, print_table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.evaluation.codec import to_float, to_uint8
@@ -29,6 +29,7 @@ from ncsn.evaluation.metrics import frechet_distance
 from ncsn.levels import expand_as, perturb
 from ncsn.modules import NCSN
 from ncsn.networks import UNet
+from ncsn.networks.unet import NoiseLevelEmbedding
 from ncsn.optimizers import Muon
 from ncsn.parametrisation import EDM
 from ncsn.runtime import keep_freed_memory
@@ -49,6 +50,9 @@ class Setting:
         level_density: Mean and standard deviation of ln σ.
         weight: Exponent a of the weight (1 + σ²/σ_d²)^a of the loss: 0 is σ², 1 is EDM's.
         stable: Number of other images that may be the clean one; 0 takes the noise itself.
+        antithetic: Whether the second half of a batch is the first, with the noise negated.
+        log_variance: Whether a network of ln σ learns the logarithm u of the loss, and the loss
+            divided by exp(u) is minimised.
         batch_size: Images in a batch.
         num_images: Length of the training.
         network: Arguments of the U-Net that differ from those of mnist_cpu.yaml.
@@ -62,6 +66,8 @@ class Setting:
     level_density: tuple[float, float] = (0.4, 1.0)
     weight: float = 0.0
     stable: int = 0
+    antithetic: bool = False
+    log_variance: bool = False
     batch_size: int = 128
     num_images: int = 98_000
     network: dict[str, int | list[int]] = field(default_factory=dict)
@@ -88,6 +94,23 @@ def posterior_noise(
     squares = torch.cdist(x_sigma.flatten(1), candidates).square()
     weights = (-squares / (2 * sigma[:, None] ** 2)).softmax(1)
     return (x_sigma - (weights @ candidates).view_as(x)) / expand_as(sigma, x)
+
+
+class LogVariance(nn.Module):
+    """The logarithm of the loss at a level, learned with the network.
+
+    Source: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
+    models", equation 21: the loss L becomes L / exp(u) + u, least where u = ln L.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = NoiseLevelEmbedding(128), nn.Linear(128, 1)
+
+    def forward(self, loss: Tensor, sigma: Tensor) -> Tensor:
+        """The loss, divided by what is expected at this level; shapes ``(batch,)``."""
+        u = self.linear(self.embedding(sigma))[:, 0]
+        return loss / u.exp() + u
 
 
 def schedule(name: str, done: float) -> float:
@@ -128,6 +151,8 @@ def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
     muon = setting.optimizer == "muon"
     options = {"matrix_lr_ratio": setting.matrix_lr_ratio} if muon else {"fused": True}
     optimizer = (Muon if muon else torch.optim.Adam)(parameters, setting.lr, **options)
+    log_variance = LogVariance()
+    optimizer_u = torch.optim.Adam(log_variance.parameters(), 1e-2)
     num_steps = setting.num_images // setting.batch_size
     falling = LambdaLR(optimizer, lambda step: schedule(setting.scheduler, step / num_steps))
     average = [parameter.detach().clone() for parameter in parameters]
@@ -137,14 +162,24 @@ def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
         x = next(source)
         sigma = module.sample_noise_levels(len(x), generator)
         x_sigma, z = perturb(x, sigma, generator)
+        if setting.antithetic:
+            x, sigma, z = (each[: len(x) // 2] for each in (x, sigma, z))
+            x, sigma, z = x.repeat(2, 1, 1, 1), sigma.repeat(2), torch.cat([z, -z])
+            x_sigma = x + expand_as(sigma, x) * z
         if setting.stable:
             z = posterior_noise(x_sigma, sigma, x, images, generator, setting.stable)
         with torch.autocast("cpu", torch.bfloat16, enabled=setting.bf16):
             residual = expand_as(sigma, x) * module.score(x_sigma, sigma) + z
-        weight = (1 + (sigma / module.data_std) ** 2) ** setting.weight
+        loss = (1 + (sigma / module.data_std) ** 2) ** setting.weight
+        loss = loss * residual.square().flatten(1).mean(1)
+        if setting.log_variance:
+            loss = log_variance(loss, sigma)
+            optimizer_u.zero_grad()
         optimizer.zero_grad()
-        (weight * residual.square().flatten(1).mean(1)).mean().backward()
+        loss.mean().backward()
         optimizer.step()
+        if setting.log_variance:
+            optimizer_u.step()
         falling.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, parameters, 1 - min(0.995, (1 + step) / (10 + step)))

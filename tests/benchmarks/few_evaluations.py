@@ -293,7 +293,7 @@ def measure(
         samplers: Their names, as in the tables.
         num_samples: Samples in a set; by default 2,000 points, 360 digits, 1,000 of MNIST.
         blocks: Sets of samples; by default 4, and 1 of MNIST.
-        ckpt_path: A checkpoint for the target mnist, by default the shipped model.
+        ckpt_path: A checkpoint for the target digits or mnist, by default the shipped model.
         data_dir: Directory with MNIST/raw.
         output: The files, without their suffix.
     """
@@ -303,7 +303,7 @@ def measure(
             target = moons(num_samples or 2000, blocks or 4)[name == "moons"]
         else:
             sizes = {"digits": (360, 4), "mnist": (1000, 1)}[name]
-            model = load(name, ckpt_path if name == "mnist" else None, data_dir)
+            model = load(name, ckpt_path, data_dir)
             target = images(*model, num_samples or sizes[0], blocks or sizes[1])
         measure_target(name, target, evaluations, samplers, path)
     rows = read(path)

@@ -104,7 +104,8 @@ def plot_neighbours(samples: Tensor, neighbours: Tensor, ratio: Tensor) -> Figur
 def plot_restorations(rows: Mapping[str, Tensor]) -> Figure:
     """Draw what was measured, and what it may come from: one named row of uint8 images each."""
     num = len(next(iter(rows.values())))
-    figure = new_figure(0.9 * num + 1.6, 0.9 * len(rows) + 0.2)
+    figure = new_figure(0.9 * num + 1.6, 0.98 * len(rows) + 0.1)
+    figure.set_layout_engine("compressed")  # for rows of a fixed aspect
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
         _show_row(axes, images, name)

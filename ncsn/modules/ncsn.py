@@ -65,7 +65,7 @@ class NCSN(ScoreModule):
         sampler = sampler or AnnealedLangevin()
         super().__init__(network, noise_levels, sampler, data_shape=data_shape, **kwargs)
         if len(noise_levels) > 1:
-            self.preview_sampler = DPMSolver(20, eta=1.0)  # SDE-DPM-Solver++
+            self.preview_sampler = DPMSolver(20, eta=2.0)  # SDE-DPM-Solver++, more noise
         self.auto = auto
         p = log_normal_probabilities(noise_levels, *level_density) if level_density else None
         self.level_probabilities = None if p is None else nn.Buffer(p, persistent=False)

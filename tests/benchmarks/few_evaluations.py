@@ -55,14 +55,20 @@ NOISY: dict[str, Callable[[int, Ladder], Sampler]] = {
     "ancestral": lambda num, fitted: Ancestral(num),
     "predictor-corrector": lambda num, fitted: PredictorCorrector((num + 1) // 2),
     "SDE-DPM-Solver++(2M)": lambda num, fitted: DPMSolver(num, eta=1.0),
-    "SDE-DPM-Solver++(2M), eta 1.5": lambda num, fitted: DPMSolver(num, eta=1.5),
+    "SDE-DPM-Solver++(2M), eta 2": lambda num, fitted: DPMSolver(num, eta=2.0),
     "SDE-DPM-Solver++(2M), fitted": lambda num, fitted: DPMSolver(num, eta=1.0, ladder=fitted),
     "SA-Solver 2/2": lambda num, fitted: SASolver(num, 1.0, 2, 2),
     "SA-Solver 3/3": lambda num, fitted: SASolver(num, 1.0, 3, 3),
 }
 """Those that add noise."""
 
-ALL = FLOW | NOISY
+STRENGTHS: dict[str, Callable[[int, Ladder], Sampler]] = {
+    f"SDE-DPM-Solver++(2M), eta {eta:g}": lambda num, fitted, eta=eta: DPMSolver(num, eta=eta)
+    for eta in (1.25, 1.5, 2.5)
+}
+"""More strengths of the noise, which are measured if they are named."""
+
+ALL = FLOW | NOISY | STRENGTHS
 TWO_A_STEP = ("Heun, rho 7", "predictor-corrector")  # so that their number is odd
 COLORS = colormaps["tab20"]
 EVALUATIONS = (3, 4, 5, 8, 10, 20, 40)
@@ -231,11 +237,13 @@ def plot(rows: list[Row], path: Path) -> None:
     for axes, name in zip(panels, targets, strict=False):
         for i, title in enumerate(ALL):
             curve = sorted(row for row in rows if row[:2] == (name, title))
-            style = {"marker": "o" if title in NOISY else "s", "ms": 4, "capsize": 2, "lw": 1.2}
+            if not curve:
+                continue
+            style = {"marker": "s" if title in FLOW else "o", "ms": 4, "capsize": 2, "lw": 1.2}
             values = [row.value for row in curve]
             errors = [min(row.error, 0.9 * abs(row.value)) for row in curve]
             x = [row.evaluations * (1 + 0.004 * (i - len(ALL) / 2)) for row in curve]
-            line = "-" if title in NOISY else "--"
+            line = "--" if title in FLOW else "-"
             axes.errorbar(x, values, errors, label=title, ls=line, color=COLORS(i), **style)
         for row in rows:
             if row.target == name and row.sampler in ("floor", LONG) and row.value > 0:
@@ -278,7 +286,7 @@ def _cell(row: Row | None) -> str:
 def measure(
     targets: tuple[str, ...] = ("flow", "moons", "digits"),
     evaluations: tuple[int, ...] = EVALUATIONS,
-    samplers: tuple[str, ...] = (*ALL, LONG),
+    samplers: tuple[str, ...] = (*FLOW, *NOISY, LONG),
     num_samples: int | None = None,
     blocks: int | None = None,
     ckpt_path: Path | None = None,

@@ -43,12 +43,12 @@ def test_exact_sampling(capsys):
 
 
 def test_few_evaluations(capsys):
-    from few_evaluations import ALL, LONG, measure, read
+    from few_evaluations import FLOW, LONG, NOISY, measure, read
 
     options = {"evaluations": (3, 4), "num_samples": 32, "blocks": 2}
     measure(("flow", "moons"), **options)
     table = capsys.readouterr().out
-    assert all(f"| {name} |" in table for name in ALL)
+    assert all(f"| {name} |" in table for name in FLOW | NOISY)
     rows = read(Path("few_evaluations.csv"))
     some = ("iPNDM-4, fitted", "SA-Solver 2/2")
     measure(("moons", "digits"), samplers=some, **options)

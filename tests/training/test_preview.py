@@ -98,7 +98,7 @@ def test_a_module_returns_the_preview_that_it_was_given():
 def test_an_ncsn_draws_previews_in_few_steps_unless_it_was_given_a_sampler():
     sampler = NCSN(MLP()).preview_sampler
     assert isinstance(sampler, DPMSolver)
-    assert (sampler.num_steps, sampler.eta) == (20, 1.0)
+    assert (sampler.num_steps, sampler.eta) == (20, 2.0)
     mine = Langevin()
     assert NCSN(MLP(), preview=Preview(mine)).preview.sampler is mine
 

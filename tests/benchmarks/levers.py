@@ -99,8 +99,10 @@ def posterior_noise(
 class LogVariance(nn.Module):
     """The logarithm of the loss at a level, learned with the network.
 
+    The loss L becomes L / exp(u) + u, which is least where u = ln L.
+
     Source: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
-    models", equation 21: the loss L becomes L / exp(u) + u, least where u = ln L.
+    models" (arXiv 2312.02696).
     """
 
     def __init__(self) -> None:

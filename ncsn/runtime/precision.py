@@ -44,7 +44,7 @@ def fast_precision(accelerator: Any) -> tuple[Literal["bf16-mixed", "32-true"], 
         if flags.get("avx512_bf16") or flags.get("amx_bf16"):
             speed = bfloat16_speed()
             fast = speed >= MIN_SPEED
-            why = f"the CPU convolves {speed:.1f} times as fast in bfloat16"
+            why = f"the CPU convolves {speed:.1f} times as fast in bfloat16 as in float32"
     else:
         fast, why = False, f"accelerator {accelerator} has no rule"
     return "bf16-mixed" if fast else "32-true", why

@@ -301,7 +301,7 @@ def measure(
         samplers: Their names, as in the tables.
         num_samples: Samples in a set; by default 2,000 points, 360 digits, 1,000 of MNIST.
         blocks: Sets of samples; by default 4, and 1 of MNIST.
-        ckpt_path: A checkpoint for the target digits or mnist, by default the shipped model.
+        ckpt_path: A checkpoint for the one target of images, by default the shipped model.
         data_dir: Directory with MNIST/raw.
         output: The files, without their suffix.
     """

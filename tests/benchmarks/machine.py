@@ -64,7 +64,7 @@ def describe() -> str:
     names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     name = next(names, platform.processor())
     known = {"avx512_f": "AVX512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
-    flags = torch.cpu.get_capabilities()
+    flags: Any = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 has none
     units = " and ".join(unit for flag, unit in known.items() if flags.get(flag)) or "no AVX512"
     return f"{name}, {units}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 

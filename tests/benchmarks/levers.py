@@ -21,6 +21,7 @@ from jsonargparse import auto_cli
 from machine import describe
 from shared import build, data_options, print_table
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.evaluation.codec import to_float, to_uint8
@@ -29,7 +30,7 @@ from ncsn.evaluation.metrics import frechet_distance
 from ncsn.levels import expand_as, perturb
 from ncsn.modules import NCSN
 from ncsn.networks import UNet
-from ncsn.networks.unet import NoiseLevelEmbedding
+from ncsn.networks.unet import NoiseLevelEmbedding, ResBlock, zero_
 from ncsn.optimizers import Muon
 from ncsn.parametrisation import EDM
 from ncsn.runtime import keep_freed_memory
@@ -43,7 +44,7 @@ class Setting:
     """How to train.
 
     Args:
-        optimizer: Adam, or Muon.
+        optimizer: Adam, Muon, or SOAP (``pip install pytorch-optimizer``).
         lr: Its largest learning rate; Muon's for vectors.
         matrix_lr_ratio: Muon's for matrices, as a multiple.
         scheduler: How the learning rate falls, after a warm-up of a twentieth.
@@ -56,10 +57,11 @@ class Setting:
         batch_size: Images in a batch.
         num_images: Length of the training.
         network: Arguments of the U-Net that differ from those of mnist_cpu.yaml.
+        attention: Whether the middle block attends over its 7x7 positions.
         bf16: Whether networks compute in bfloat16.
     """
 
-    optimizer: Literal["adam", "muon"] = "muon"
+    optimizer: Literal["adam", "muon", "soap"] = "muon"
     lr: float = 2e-3
     matrix_lr_ratio: float = 10.0
     scheduler: Literal["one_cycle", "linear", "trapezoid"] = "one_cycle"
@@ -71,6 +73,7 @@ class Setting:
     batch_size: int = 128
     num_images: int = 98_000
     network: dict[str, int | list[int]] = field(default_factory=dict)
+    attention: bool = False
     bf16: bool = True
 
 
@@ -115,6 +118,37 @@ class LogVariance(nn.Module):
         return loss / u.exp() + u
 
 
+class AttentiveBlock(ResBlock):
+    """A residual block followed by self-attention over positions, at first the identity.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), appendix B.
+    """
+
+    def __init__(self, channels: int, dim_embedding: int) -> None:
+        super().__init__(channels, channels, dim_embedding)
+        self.norm = nn.GroupNorm(8, channels)
+        self.attention = nn.MultiheadAttention(channels, 4, batch_first=True)
+        zero_(self.attention.out_proj)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """As :class:`ResBlock`; the channels stay as they are."""
+        h = super().forward(x, embedding)
+        tokens = self.norm(h).flatten(2).mT
+        attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        return h + attended.mT.view_as(h)
+
+
+def make_optimizer(setting: Setting, parameters: list[nn.Parameter]) -> Optimizer:
+    """The optimizer of a setting."""
+    if setting.optimizer == "soap":
+        from pytorch_optimizer import SOAP
+
+        return SOAP(parameters, setting.lr, weight_decay=0.0)
+    if setting.optimizer == "adam":
+        return torch.optim.Adam(parameters, setting.lr, fused=True)
+    return Muon(parameters, setting.lr, matrix_lr_ratio=setting.matrix_lr_ratio)
+
+
 def schedule(name: str, done: float) -> float:
     """The learning rate after a share of the training, relative to the largest."""
     warmup = min(1.0, done / 0.05)
@@ -150,9 +184,7 @@ def evaluate(module: NCSN, held_out: Tensor, bf16: bool) -> tuple[float, Tensor]
 def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
     """Train; the network is left with the average of its weights."""
     parameters = list(module.network.parameters())
-    muon = setting.optimizer == "muon"
-    options = {"matrix_lr_ratio": setting.matrix_lr_ratio} if muon else {"fused": True}
-    optimizer = (Muon if muon else torch.optim.Adam)(parameters, setting.lr, **options)
+    optimizer = make_optimizer(setting, parameters)
     log_variance = LogVariance()
     optimizer_u = torch.optim.Adam(log_variance.parameters(), 1e-2)
     num_steps = setting.num_images // setting.batch_size
@@ -216,6 +248,12 @@ def measure(
             data_mean=data.data_mean,
             data_std=data.data_std,
         )
+        if setting.attention:
+            widths = (
+                module.network.middle.conv1.in_channels,
+                module.network.embedding.mlp[0].out_features,
+            )
+            module.network.middle = AttentiveBlock(*widths)
         start = time.process_time()
         train(module, reference.train, setting, seed)
         seconds = time.process_time() - start

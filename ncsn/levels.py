@@ -147,6 +147,17 @@ def log_normal_probabilities(noise_levels: Tensor, mean: float, std: float) -> T
     return torch.distributions.Normal(mean, std).log_prob(noise_levels.log()).softmax(dim=0)
 
 
+def even_stride(num_levels: int) -> int:
+    """A step with which ``step * i % num_levels`` visits all levels, wherever it stops evenly.
+
+    It is near the golden section of their number, and has no divisor in common with it.
+    """
+    step = round(num_levels * (math.sqrt(5) - 1) / 2)
+    while math.gcd(step, num_levels) > 1:
+        step += 1
+    return step
+
+
 def _check_ends(sigma_max: float, sigma_min: float, num_levels: int) -> None:
     if num_levels is None or num_levels < 1:  # null in a config
         raise ValueError(f"num_levels must be at least 1, got {num_levels}")

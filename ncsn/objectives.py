@@ -153,7 +153,8 @@ def hyvarinen_score_matching(
 
     Source: Hyvärinen 2005, theorem 1.
     """
-    return implicit_score_matching(lambda x, _: score(x, sigma), x, torch.zeros_like(sigma))
+    without = torch.zeros_like(sigma)
+    return implicit_score_matching(lambda x, _: score(x, sigma), x, without, generator)
 
 
 def sliced_score_matching(

@@ -37,6 +37,12 @@ def data_of(trainer: Trainer) -> "InMemoryDataModule":
     return cast("InMemoryDataModule", trainer.datamodule)  # type: ignore[attr-defined]
 
 
+def num_epochs(trainer: Trainer) -> int:
+    """The epochs of a training that ends, the last one perhaps in part."""
+    batches = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return math.ceil(trainer.estimated_stepping_batches / batches)
+
+
 def in_precision(trainer: Trainer, function: Callable[P, T]) -> Callable[P, T]:
     """A function of the network, which runs in the trainer's precision: nothing else should."""
 

@@ -1,13 +1,15 @@
 """Checks before anything takes time."""
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from ncsn.callbacks.common import evaluation_mode
+from ncsn.callbacks.common import evaluation_mode, num_epochs
+from ncsn.sampling import Sampler
 
 if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
@@ -28,6 +30,12 @@ class Preflight(Callback):
             raise ValueError(
                 f"the data has {data.num_classes} classes, but model.network.num_classes={most}"
             )
+        mean, sigma_max = module.data_mean.item(), module.noise_levels[0].item()
+        if len(module.noise_levels) > 1 and abs(mean) > sigma_max:
+            rank_zero_warn(
+                f"samplers start at N(0, sigma_max²), and the mean of the data, {mean:.4g}, is "
+                f"beyond sigma_max={sigma_max:.4g}: centre the data, or raise model.sigma_max"
+            )
         name, x = type(module.network).__name__, torch.zeros(1, *module.data_shape)
         misfit = f"model.network {name} does not fit data of shape {module.data_shape}"
         try:
@@ -37,16 +45,41 @@ class Preflight(Callback):
             raise ValueError(f"{misfit}: {error}") from error
         if output.shape != x.shape:
             raise ValueError(f"{misfit}: it returns {tuple(output.shape[1:])}")
+        try_sampler(module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a schedule that ends before the training, also when it is resumed."""
-        steps = trainer.estimated_stepping_batches
         for config in trainer.lr_scheduler_configs:
+            step = config.interval == "step"
+            steps = trainer.estimated_stepping_batches if step else num_epochs(trainer)
             end = getattr(config.scheduler, "total_steps", steps)
-            if config.interval == "step" and steps > end:
+            if steps > end:
+                name, unit = type(config.scheduler).__name__, f"{config.interval}s"
                 longer = "again without --ckpt_path" if trainer.ckpt_path else "without its length"
                 raise ValueError(
-                    f"{type(config.scheduler).__name__} ends after {end} steps, but training takes"
-                    f" {steps} with these devices, batches and epochs: stop it there with "
-                    f"--trainer.max_steps {end}, or train {longer}"
+                    f"{name} ends after {end} {unit}, but training takes {steps} with these "
+                    f"devices, batches and epochs: stop it there with --trainer.max_{unit} {end}, "
+                    f"or train {longer}"
                 )
+
+
+def try_sampler(module: "ScoreModule") -> None:
+    """Take the first step of the module's sampler, which is otherwise used after the training.
+
+    Raises:
+        ValueError: If it does not return states.
+    """
+    sampler, levels = copy(module.sampler), module.sampling_levels
+    path, generator = sampler.path(levels), torch.Generator(module.device)
+    if type(sampler).__call__ is not Sampler.__call__ or len(path) < 2:
+        return
+    x = sampler.initial(levels.new_empty(2, *module.data_shape), levels, generator)
+    with torch.no_grad(), evaluation_mode(module):
+        score = lambda x, sigma: module.score(x, x.new_full((len(x),), sigma))  # noqa: E731
+        y: Any = sampler.step(score, x, path[0], path[1], generator)
+    if not isinstance(y, torch.Tensor) or y.shape != x.shape:
+        what = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else repr(y)
+        raise ValueError(
+            f"model.sampler {type(sampler).__name__}.step must return a tensor of the shape of x, "
+            f"{tuple(x.shape)}, and returns {what}"
+        )

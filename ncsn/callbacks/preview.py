@@ -35,7 +35,8 @@ class Preview(Callback):
     that they can be compared. Pictures go to ``pictures/`` in the run's directory, and to W&B.
 
     Args:
-        sampler: Draws the samples during training; by default, the module's ``preview_sampler``.
+        sampler: Draws the samples during training; by default, ``DPMSolver(20, eta=2.0)``, and at
+            one noise level the model's own sampler.
         every_n_epochs: Epochs between two previews, of which the first is at the first validation;
             0 for none.
         num_samples: Number of samples in a picture, at least 1.

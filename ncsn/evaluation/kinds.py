@@ -64,7 +64,8 @@ class Trajectory:
     Attributes:
         num_frames: How many moments to remember, up to twice as many.
         frames: The first 16 samples at these moments, with their noise level.
-        levels: The first 10 samples when they leave each noise level.
+        levels: The first 10 samples when they leave each noise level, the last with the Tweedie
+            step.
     """
 
     num_frames: int = 40

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.progress import ProgressBar
 from ncsn.evaluation.metrics import MeanPerLevel
-from ncsn.levels import ScoreFunction
+from ncsn.levels import ScoreFunction, even_stride
 from ncsn.modules.schedules import naming, schedule_length
 from ncsn.modules.storable import StorableModule
 from ncsn.networks import ScoreNetwork
@@ -135,6 +135,7 @@ class ScoreModule(StorableModule, ABC):
         Source: Song & Ermon 2019 (arXiv 1907.05600), equations 5 and 6.
         """
         score = partial(self.score, label=label)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # noise is lost in half precision
         squares = self.objective(score, x, sigma, generator=generator)  # by default σ² (s + z/σ)²
         return (squares / self.noise_levels[0] ** 2).flatten(1).sum(1)
 
@@ -200,15 +201,30 @@ class ScoreModule(StorableModule, ABC):
             self.log("train/loss_per_dim_epoch", self.train_loss.compute(), sync_dist=True)
             self.train_loss.reset()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the mean loss of an epoch that has begun; of several ranks, that of the first."""
+        super().on_save_checkpoint(checkpoint)
+        if self.train_loss.update_called:
+            weight = self.train_loss.weight.item()
+            checkpoint["train_loss"] = self.train_loss.mean_value.item() / weight, weight
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the mean loss back."""
+        if "train_loss" in checkpoint and self.global_rank == 0:
+            self.train_loss.update(*checkpoint["train_loss"])
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the loss at each noise level, with the same noise at every validation."""
         x, label = batch
         key = self.global_rank, batch_idx
         generator = seeded_generator(Stream.VALIDATION, *key, device=x.device)
-        # Levels in turn instead of at random: a smaller variance.
+        # Levels in turn instead of at random: a smaller variance. Few examples take few levels,
+        # but from all of the ladder.
         rows = torch.arange(len(x), device=x.device) + batch_idx * len(x)
-        levels = rows % len(self.noise_levels)
+        num_levels = len(self.noise_levels)
+        levels = (rows * even_stride(num_levels) + self.global_rank) % num_levels
         score = partial(self.score, label=label)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         loss = denoising_score_matching(score, x, self.noise_levels[levels], generator)
         self.val_loss.update(levels, loss.flatten(1).mean(dim=1))
 
@@ -237,8 +253,11 @@ class ScoreModule(StorableModule, ABC):
             return optimizer
         make: Any = self.lr_scheduler
         with naming("model.lr_scheduler"):
-            scheduler = make(optimizer, **schedule_length(make, self.trainer))
-        schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+            interval = self.lr_scheduler_interval
+            scheduler = make(optimizer, **schedule_length(make, self.trainer, interval))
+        schedule: Any = {"scheduler": scheduler, "interval": interval}
+        if hasattr(scheduler, "monitor"):  # Lightning's ReduceLROnPlateau
+            schedule["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_callbacks(self) -> list[Preview]:

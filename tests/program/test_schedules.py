@@ -32,6 +32,20 @@ def test_a_one_cycle_schedule_takes_as_many_steps_as_the_training(options, steps
     assert schedule["total_steps"] == steps == checkpoint["global_step"]
 
 
+def test_a_schedule_that_steps_after_each_epoch_takes_as_many_epochs_as_the_training(cli):
+    epochs = ("--model.lr_scheduler_interval", "epoch", "--trainer.max_epochs", 3)
+    assert cli(*FIT, *epochs, "--trainer.max_steps", 5) == 0  # 2 steps an epoch
+    path = Path("lightning_logs/moons/version_0/checkpoints/last.ckpt")
+    (schedule,) = torch.load(path, weights_only=True)["lr_schedulers"]
+    assert schedule["total_steps"] == 3
+
+
+def test_the_learning_rate_may_fall_when_a_loss_does_not(cli):
+    plateau = "lightning.pytorch.cli.ReduceLROnPlateau"
+    monitor = ("--model.lr_scheduler.monitor", "val/loss_per_dim")
+    assert cli("fit", *smoke("moons"), *QUICK, "--model.lr_scheduler", plateau, *monitor) == 0
+
+
 @pytest.mark.parametrize(
     "length",
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from short_runs import fit
 from torch import nn
@@ -208,6 +209,21 @@ def test_the_loss_at_each_noise_level_is_logged_and_its_mean():
     assert not {"train/loss", "val/loss"} & logged.keys()
 
 
+def test_few_validation_examples_are_noised_at_levels_from_all_of_the_ladder():
+    module = NCSN(MLP(hidden_dim=8), num_levels=200, sigma_max=4.0)
+    module.validation_step((torch.randn(40, 2), torch.zeros(40)), 0)
+    (levels,) = module.val_loss.compute().isfinite().nonzero(as_tuple=True)
+    assert len(levels) == 40
+    assert levels.diff().max() <= 15  # three times the mean
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 10, 97, 232])
+def test_enough_validation_examples_have_each_level_equally_often(num_levels):
+    module = NCSN(MLP(hidden_dim=8), num_levels=num_levels, sigma_min=0.01 ** (num_levels > 1))
+    module.validation_step((torch.randn(2 * num_levels, 2), torch.zeros(2 * num_levels)), 0)
+    assert module.val_loss.count.tolist() == [2] * num_levels
+
+
 def test_one_validation_gives_the_same_number_as_the_next():
     module = NCSN(MLP(hidden_dim=8), num_levels=5)
     batches = [(torch.randn(16, 2), torch.zeros(16)) for _ in range(3)]
@@ -222,3 +238,14 @@ def test_one_validation_gives_the_same_number_as_the_next():
     torch.randn(100)  # whatever else draws in between
     assert first.shape == (5,)
     assert torch.equal(first, validate())
+
+
+def test_a_run_that_resumes_within_an_epoch_logs_the_mean_loss_of_all_of_it(tmp_path):
+    def train(ckpt_path=None):
+        torch.manual_seed(0)
+        save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = fit(NCSN(MLP(hidden_dim=8)), callbacks=[save], ckpt_path=ckpt_path)
+        return trainer.callback_metrics["train/loss_per_dim_epoch"].item()
+
+    whole = train()
+    assert train(tmp_path / "step=2.ckpt") == pytest.approx(whole, rel=1e-6)

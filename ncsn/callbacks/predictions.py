@@ -155,6 +155,7 @@ class SampleWriter(BasePredictionWriter):
 
         Raises:
             FloatingPointError: If a sample is not finite.
+            ValueError: If some were not drawn.
         """
         self._check_finite(trainer)
         trainer.strategy.barrier("samples written")
@@ -163,16 +164,24 @@ class SampleWriter(BasePredictionWriter):
 
     def _join(self, num_classes: int) -> None:
         arrays: dict[str, np.ndarray] = {}
+        num_samples = self.about["num_samples"]
+        drawn = np.zeros(num_samples, bool)
         for part in filter(None, map(self._read, self.parts.glob("*.npz"))):
             for name, values in (("samples", part.samples), ("labels", part.labels)):
-                shape = self.about["num_samples"], *values.shape[1:]
+                shape = num_samples, *values.shape[1:]
                 arrays.setdefault(name, np.empty(shape, values.dtype))[part.rows] = values
+            drawn[part.rows] = True
+        if not drawn.all():
+            raise ValueError(
+                f"{np.sum(~drawn):,} of {num_samples:,} samples are missing, as with "
+                f"--trainer.limit_predict_batches: --resume {self.directory} draws them"
+            )
         if not num_classes:
             del arrays["labels"]
         archive = self.directory / "samples.npz"
         with replacing(archive) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        rank_zero_info(f"{self.about['num_samples']:,} samples are in {archive}")
+        rank_zero_info(f"{num_samples:,} samples are in {archive}")
         if self.png:
             images = torch.from_numpy(arrays["samples"])
             plots.save_pngs(images, self.directory / "png", self.about["first_sample"])

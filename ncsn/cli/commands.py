@@ -19,6 +19,7 @@ from ncsn.cli.parser import CLI
 from ncsn.cli.restore import draw_restorations, read_measured, write_restorations
 from ncsn.config import config_of
 from ncsn.evaluation.images import Images
+from ncsn.modules.pretrained import WEIGHTS
 from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
 from ncsn.modules.stored_config import STATISTICS
 from ncsn.random import global_seed
@@ -75,6 +76,10 @@ def test(
             model, and to test it on the data.
     """
     _check_positive("num_samples", num_samples)
+    if num_likelihood_examples is not None and num_likelihood_examples < 0:
+        raise ValueError(
+            f"--num_likelihood_examples must be at least 0, got {num_likelihood_examples}"
+        )
     for name, wanted in (("inception", inception), ("classifier_accuracy", classifier_accuracy)):
         if wanted and not isinstance(cli.datamodule.kind, Images):
             raise ValueError(f"--{name} is for images: leave it out")
@@ -136,6 +141,12 @@ def predict(
     if num_samples < trainer.world_size:
         raise ValueError(
             f"--num_samples {num_samples} cannot be shared among {trainer.world_size} processes"
+        )
+    limit = cli.config.trainer.limit_predict_batches  # 1.0 is all, 1 is one
+    if cli.config.trainer.fast_dev_run or type(limit) is int or limit not in (None, 1.0):
+        raise ValueError(
+            "trainer.fast_dev_run and trainer.limit_predict_batches would leave out samples: give "
+            "--num_samples instead"
         )
     _check(cli)
     _log_to_files_only(cli, resume)
@@ -234,6 +245,8 @@ def export(
         license: The licence of the weights, for the card.
     """
     checkpoint = cast(dict[str, Any], _check(cli))
+    if output.is_dir() and any(output.iterdir()) and not (output / WEIGHTS).is_file():
+        raise ValueError(f"--output {output} has other files in it: give a new folder")
     cli.model.load_state_dict(checkpoint["state_dict"])
     data = cli.stored_config()["data"]
     if data["class_path"] == STATISTICS:  # of the training, not what stands in for it here
@@ -248,7 +261,9 @@ COMMANDS = {
 
 
 def _run_test(cli: CLI, report: Callback) -> None:
-    """Run the test loop, with a callback that reports at its end."""
+    """Run the test loop, with a callback that reports at its end, into a run's directory."""
+    if not cli.trainer.loggers or cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        cli.log_to(RunLogger("lightning_logs", name=cli.config.name), new=True)
     cli.trainer.callbacks.append(report)  # type: ignore[attr-defined]
     cli.trainer.test(cli.model, cli.datamodule, cli.checkpoint, verbose=False, weights_only=True)
 

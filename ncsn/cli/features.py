@@ -13,6 +13,7 @@ from ncsn.cli.parser import Parser
 from ncsn.data import InMemoryDataModule
 from ncsn.evaluation.features import save_features
 from ncsn.modules.classifier import FeatureClassifier
+from ncsn.runtime.precision import Trainer
 
 LOGS = {"save_dir": "lightning_logs", "name": "features"}
 LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": LOGS}
@@ -37,6 +38,7 @@ def run(args: list[str]) -> None:
         InMemoryDataModule,
         subclass_mode_data=True,
         seed_everything_default=0,
+        trainer_class=Trainer,
         trainer_defaults={"max_epochs": 20, "enable_checkpointing": False, "logger": LOGGER},
         parser_class=Parser,
         parser_kwargs={"prog": "ncsn features"},

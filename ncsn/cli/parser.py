@@ -23,7 +23,7 @@ from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
 from ncsn.modules.pretrained import PRETRAINED, SHIPPED
-from ncsn.modules.stored import check_class_paths
+from ncsn.modules.stored import changed_arguments, check_class_paths
 from ncsn.modules.stored_config import config_from, model_from, model_to_store
 from ncsn.runtime import (
     DurableCheckpointIO,
@@ -163,6 +163,9 @@ class CLI(LightningCLI):
         for option in ("--ckpt_path", "--pretrained"):
             finder.add_argument(option, nargs="?")
         given = finder.parse_known_args(args)[0]
+        self.typed = re.findall(r"^--model\.(\w+)", "\n".join(args), re.MULTILINE)
+        if given.pretrained and given.ckpt_path:
+            raise ValueError("--pretrained and --ckpt_path both name a model: give one")
         if given.pretrained in PRETRAINED:
             args = [*args, "--ckpt_path", str(SHIPPED / given.pretrained)]
             given.ckpt_path = args[-1]
@@ -178,6 +181,9 @@ class CLI(LightningCLI):
         self.config = config = parser.parse_args(args)
         if config.name is None:
             config.name = Path(str(config.config[0])).stem if config.config else "run"
+        seed = config.seed_everything
+        if type(seed) is int and not 0 <= seed < 2**32:
+            raise ValueError(f"--seed_everything must be from 0 to 2**32 - 1, got {seed}")
         if config.trainer.precision == "auto":  # resolved here, so that it is stored
             config.trainer.precision, why = fast_precision(config.trainer.accelerator)
             rank_zero_info(f"auto: trainer.precision = {config.trainer.precision} ({why})")
@@ -241,12 +247,31 @@ class CLI(LightningCLI):
         check_class_paths(model, self.stored_config())
         self.model_is_stored = True
         names = ("sampler", "guidance_scale")
+        self._check_same_model(model["class_path"], model["dict_kwargs"])
         init_args = self.config.model.init_args
         given = {name: init_args[name] for name in names if name in init_args}
         self.config = parser.parse_object({"model": model}, self.config)
         for name, value in given.items():
-            if name in self.config.model.init_args:  # the checkpoint may be of another class
-                self.config.model.init_args[name] = value
+            self.config.model.init_args[name] = value
+
+    def _check_same_model(self, class_path: str, init_args: dict[str, Any]) -> None:
+        """Refuse a model of another class, and options of the model without an effect."""
+        assert self.command is not None
+        config = self.stored_config()["model"]
+        if config["class_path"] != class_path:
+            given, stored = (
+                each.rpartition(".")[2] for each in (config["class_path"], class_path)
+            )
+            raise ValueError(
+                f"the checkpoint is of {stored}, and the config of {given}: leave --config out"
+            )
+        given = {name: config["init_args"].get(name) for name in self.typed}
+        for key, before, now in changed_arguments(init_args, given):
+            if now is not None:  # what is linked to the data is stored, and cannot be given
+                raise ValueError(
+                    f"--model.{key} {now} has no effect: {self.command.__name__} takes the model "
+                    f"from the checkpoint, which has {before}"
+                )
 
     # ---- objects -----------------------------------------------------------------------------
 
@@ -261,6 +286,11 @@ class CLI(LightningCLI):
             of_list = IN_A_LIST.search(str(error)) if "valid subclass" in str(cause) else None
             reason = of_list[1] if of_list else f"{kind}{cause}"
             raise ValueError(f"the config cannot be used: {reason}") from cause
+        scale = self.model.guidance_scale
+        if scale != 1 and not self.model.network.num_classes:
+            raise ValueError(
+                f"--model.guidance_scale {scale} needs a class-conditional model: leave it out"
+            )
         if self.config.features is not None:
             self.datamodule.feature_network = self.config.features
             _ = self.datamodule.features  # refuses what does not fit the data

@@ -20,7 +20,10 @@ class FeatureClassifier(pl.LightningModule):
     Args:
         name: Name of the data set, under which everything measured in the features is reported.
         widths: Channels of each stage of the network; their number of pixels halves in between.
-        lr: The largest learning rate.
+        lr: The largest learning rate, > 0.
+
+    Raises:
+        ValueError: If a value is outside its domain.
     """
 
     network: FeatureNetwork
@@ -29,6 +32,8 @@ class FeatureClassifier(pl.LightningModule):
         self, name: str = "own", widths: tuple[int, ...] = (24, 48, 64), lr: float = 3e-3
     ) -> None:
         super().__init__()
+        if not (widths and min(widths) >= 1 and lr > 0):
+            raise ValueError(f"widths must be >= 1 and lr > 0, got {widths} and {lr}")
         self.name, self.widths, self.lr = name, widths, lr
 
     def configure_model(self) -> None:

@@ -44,7 +44,7 @@ def write_pretrained(
 
     Raises:
         OSError: If it cannot be written.
-        ValueError: If there is no evaluation where one is said to be.
+        ValueError: If there is no evaluation where one is said to be, or one of another model.
     """
     directory = Path(directory)
     report = None
@@ -52,6 +52,15 @@ def write_pretrained(
         if not (Path(evaluation) / "evaluation.json").is_file():
             raise ValueError(f"--evaluation {evaluation} is not the directory of a test")
         report = Report.read(Path(evaluation))
+        about, own = report.about, {"model": type(module).__name__}
+        if data is not None:
+            own["data"] = data["class_path"].rpartition(".")[2]
+        if "samples" in about or any(about.get(name, own[name]) != own[name] for name in own):
+            tested = about.get("model", "samples from a file"), about.get("data")
+            raise ValueError(
+                f"--evaluation {evaluation} is of {' on '.join(map(str, tested))}, and the model "
+                f"is {' on '.join(own.values())}"
+            )
     config = json.dumps({"model": model, "data": data}, indent=2) + "\n"
     weights = {name: each.contiguous() for name, each in module.state_dict().items()}
     card = _card(module, model, data, report, license)
@@ -115,7 +124,9 @@ def read_pretrained(directory: str | Path) -> dict[str, Any]:
     directory = Path(directory)
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
-            raise ValueError(f"{directory} is no folder of a model: it has no {name}")
+            run = (directory / "checkpoints").is_dir()
+            advice = f"; give a checkpoint of this run, in {directory}/checkpoints" * run
+            raise ValueError(f"{directory} is no folder of a model: it has no {name}{advice}")
     try:
         config = json.loads((directory / CONFIG).read_bytes())
         model, data = config["model"], config.get("data")

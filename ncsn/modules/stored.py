@@ -78,15 +78,25 @@ def check_same_model(checkpoint: Mapping[str, Any], hparams: Mapping[str, Any]) 
             "test and predict can use it"
         )
     stored = checkpoint.get("hyper_parameters", {})
-    for name in FIXED_ARGUMENTS if stored and hparams else ():
-        before, now = (dict(_leaves(each.get(name), name)) for each in (stored, hparams))
-        for key in before | now:
-            if before.get(key) != now.get(key):
-                raise ValueError(
-                    f"the checkpoint was trained with model.{key}={before.get(key)}, and the "
-                    f"config has {now.get(key)}: resume with the checkpoint's value, or train "
-                    "again without --ckpt_path"
-                )
+    given = {name: hparams.get(name) for name in FIXED_ARGUMENTS if stored and hparams}
+    for key, before, now in changed_arguments(stored, given):
+        raise ValueError(
+            f"the checkpoint was trained with model.{key}={before}, and the config has {now}: "
+            "resume with the checkpoint's value, or train again without --ckpt_path"
+        )
+
+
+def changed_arguments(
+    stored: Mapping[str, Any], given: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """Which of ``given`` belong to ``FIXED_ARGUMENTS`` and differ: dotted name, before, now."""
+    changed = []
+    for name in FIXED_ARGUMENTS:
+        if name in given:
+            before, now = (dict(_leaves(each.get(name), name)) for each in (stored, given))
+            keys = [key for key in before | now if before.get(key) != now.get(key)]
+            changed += [(key, before.get(key), now.get(key)) for key in keys]
+    return changed
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

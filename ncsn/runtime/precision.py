@@ -8,6 +8,8 @@ import lightning.pytorch as pl
 import torch
 
 MIN_SPEED = 1.25  # of bfloat16 over float32, beyond the error of the measurement
+MINIMA = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}
+"""Of options that Lightning does not check."""
 
 
 class Trainer(pl.Trainer):
@@ -18,12 +20,19 @@ class Trainer(pl.Trainer):
         precision: 32-true, bf16-mixed, 16-mixed, 64-true ..., or auto: bf16-mixed where the
             device computes it fast, and 32-true elsewhere.
         kwargs: Lightning's.
+
+    Raises:
+        ValueError: If a number is outside its domain.
     """
 
     def __init__(self, *args: Any, precision: str | int | None = None, **kwargs: Any) -> None:
         resolved: Any = precision  # which Lightning checks
         if precision == "auto":
             resolved, _ = fast_precision(kwargs.get("accelerator", "auto"))
+        for name, least in MINIMA.items():
+            value = kwargs.get(name)
+            if isinstance(value, int | float) and not value >= least:
+                raise ValueError(f"trainer.{name} must be at least {least}, got {value}")
         super().__init__(*args, precision=resolved, **kwargs)
 
 

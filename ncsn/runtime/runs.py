@@ -86,8 +86,12 @@ class RunLogger(CSVLogger):
                 return True
 
     def _get_next_version(self) -> int:
+        # Not Lightning's, which passes over a link to a directory that is gone.
         self._numbered = True
-        return super()._get_next_version()
+        root = Path(self.root_dir)
+        names = os.listdir(root) if root.is_dir() else []
+        found = (re.fullmatch(r"version_(\d+)", name) for name in names)
+        return 1 + max((int(each[1]) for each in found if each), default=-1)
 
 
 class RunDirectory(SaveConfigCallback):

@@ -86,6 +86,39 @@ MISTAKES = {
     "features with an unknown command": (["features", "fitt"], "fitt"),
     "unknown command": (["sample"], "'sample'"),
     "nothing": ([], "COMMAND"),
+    "seed": (["fit", *MOONS, "--seed_everything", "-1"], "from 0 to 2**32 - 1, got -1"),
+    "accumulating nothing": (
+        ["fit", *MOONS, "--trainer.accumulate_grad_batches", "-1"],
+        "trainer.accumulate_grad_batches must be at least 1, got -1",
+    ),
+    "clipping at less than nothing": (
+        ["fit", *MOONS, "--trainer.gradient_clip_val", "-1"],
+        "trainer.gradient_clip_val must be at least 0, got -1",
+    ),
+    "two models": (
+        ["predict", "--pretrained", "digits", "--ckpt_path", "some.ckpt"],
+        "both name a model",
+    ),
+    "another level than the model's": (
+        ["predict", "--pretrained", "digits", "--model.sigma_min", "5"],
+        "--model.sigma_min 5.0 has no effect",
+    ),
+    "another network than the model's": (
+        ["test", "--pretrained", "digits", "--model.network.filters", "64"],
+        "--model.network.filters 64 has no effect",
+    ),
+    "a config of another model": (
+        ["predict", *MOONS, "--pretrained", "digits"],
+        "the checkpoint is of NCSN, and the config of DSM",
+    ),
+    "guidance without classes": (
+        ["predict", "--pretrained", "digits", "--model.guidance_scale", "3"],
+        "--model.guidance_scale 3.0 needs a class-conditional model",
+    ),
+    "training features with a negative rate": (
+        ["features", "fit", "--data", "DigitsDataModule", "--model.lr", "-1"],
+        "lr > 0, got",
+    ),
 }
 
 
@@ -203,6 +236,30 @@ def test_an_evaluation_with_nothing_to_evaluate_is_refused(cli, capsys, trained)
     assert "--inception is for images" in error_line(capsys.readouterr().err)
 
 
+def test_files_of_others_are_not_overwritten(cli, capsys, trained):
+    names = "evaluation.json", "estimates.csv", "README.md"
+    for name in names:
+        Path(name).write_text("of the user")
+    checkpoint = ("--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
+    few = ("--num_samples", 100, "--num_likelihood_examples", 0)
+    assert cli("test", *MOONS, *checkpoint, *few, "--trainer.logger", "false") == 0
+    assert Path("lightning_logs/moons/version_0/evaluation.json").is_file()
+    assert cli("export", *MOONS, *checkpoint, "--output", ".") == 1
+    assert "--output . has other files in it" in error_line(capsys.readouterr().err)
+    assert {Path(name).read_text() for name in names} == {"of the user"}
+
+
+def test_figures_of_another_model_are_not_exported(cli, capsys, trained):
+    checkpoint = ("--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
+    few = ("--num_samples", 100, "--num_likelihood_examples", 0)
+    assert cli("test", *MOONS, *checkpoint, *few) == 0
+    export = ("--output", "model", "--evaluation", "lightning_logs/moons/version_0")
+    assert cli("export", *MOONS, *checkpoint, *export) == 0
+    assert cli("export", "--pretrained", "digits", *export) == 1
+    last = error_line(capsys.readouterr().err)
+    assert "is of DSM on MoonsDataModule, and the model is NCSN on DigitsDataModule" in last
+
+
 def test_predict_refuses_what_it_cannot_do(cli, capsys, trained):
     predict = ("predict", *MOONS, "--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
     for options, hint in {
@@ -211,6 +268,8 @@ def test_predict_refuses_what_it_cannot_do(cli, capsys, trained):
         ("--first_sample", -1): "--first_sample must be at least 0",
         ("--batch_size", 0): "--batch_size must be at least 1",
         ("--resume", "nowhere"): "is not the directory of an interrupted predict",
+        ("--trainer.limit_predict_batches", 1): "would leave out samples",
+        ("--trainer.fast_dev_run", "true"): "would leave out samples",
     }.items():
         assert cli(*predict, *options) == 1
         assert hint in error_line(capsys.readouterr().err)

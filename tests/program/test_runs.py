@@ -30,6 +30,15 @@ def run(trained):
     return RUN
 
 
+def test_a_new_run_passes_over_the_links_and_files_in_its_way():
+    Path("lightning_logs/moons").mkdir(parents=True)
+    Path("lightning_logs/moons/version_0").symlink_to("/nowhere/version_0")
+    Path("lightning_logs/moons/version_3").write_text("a file")
+    logger = RunLogger("lightning_logs", name="moons")
+    assert logger.claim()
+    assert logger.version == 4
+
+
 # ---- which run, and its config -----------------------------------------------------------------
 
 

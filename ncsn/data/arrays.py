@@ -44,7 +44,7 @@ class ArrayDataModule(InMemoryDataModule):
         key: Name of the array of examples, where a file has several.
         labels: Classes of the examples, if there are any, as integers or names: the name of
             another array in the file, of a column, or of another file.
-        val_fraction: Share of the examples for validation, in [0, 1).
+        val_fraction: Share of the examples for validation, in (0, 1).
         test_fraction: Share for the test, in [0, 1); 0 to test on the validation data.
         batch_size: Examples in a batch, on each device.
         seed: Seed of the split, apart from the seed of the training, in [0, 2**32).
@@ -223,6 +223,11 @@ def _read_header(path: Path, text: str | None) -> tuple[list[str], dict[str, Any
         raise ValueError("its first line is empty")
     delimiter = next((each for each in ",;\t" if each in first), None)
     names = [cell.strip().strip('"') for cell in first.split(delimiter)]
+    if "" in names:
+        raise ValueError(
+            "its first line has a column without a name, which may be pandas' index: write it "
+            "with index=False"
+        )
     texts = [str(i) for i, name in enumerate(names) if not is_number(name)]
     header = len(texts) == len(names)
     if texts and not header and texts != [text]:
@@ -232,4 +237,5 @@ def _read_header(path: Path, text: str | None) -> tuple[list[str], dict[str, Any
         )
     names = names if header else [str(i) for i in range(len(names))]
     options = {"delimiter": delimiter, "skiprows": int(header), "quotechar": '"'}
+    options["comments"] = "#" if first.startswith("#") else None  # not in a label such as C#
     return names, {**options, "encoding": "utf-8-sig"}

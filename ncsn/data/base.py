@@ -173,7 +173,12 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @cached_property
     def _loaded(self) -> dict[str, TensorBatches]:
-        splits = self.load_splits()
+        try:
+            splits = self.load_splits()
+        except AttributeError as error:  # in a property, it would look as if there was none
+            raise RuntimeError(f"{type(self).__name__}.load_splits: {error}") from error
+        if not isinstance(splits, dict):
+            raise ValueError(f"load_splits must return a dict, got {type(splits).__name__}")
         if missing := {"train", "val", "test"} - splits.keys():
             raise ValueError(f"load_splits returns no data for {', '.join(sorted(missing))}")
         return splits

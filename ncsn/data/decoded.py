@@ -163,7 +163,7 @@ class ImageDataModule(InMemoryDataModule):
         size: Height and width to which images are resized, the shorter side first, and cropped in
             the centre; by default none, and all images must have one size.
         grayscale: Whether images are grey, with one channel, instead of coloured, with three.
-        val_fraction: Share of the examples for validation, in [0, 1).
+        val_fraction: Share of the examples for validation, in (0, 1).
         test_fraction: Share for the test, in [0, 1); 0 to test on the validation data.
         batch_size: Examples in a batch, on each device.
         seed: Seed of the split, apart from the seed of the training, in [0, 2**32).

@@ -1,5 +1,6 @@
 """Two moons: the smallest data set on which score matching can be watched."""
 
+import math
 from functools import cached_property
 
 import torch
@@ -57,8 +58,9 @@ class MoonsDataModule(InMemoryDataModule):
 
     @cached_property
     def exact(self) -> TwoMoons | None:  # type: ignore[override]
-        """The density of the moons; without noise, there is none."""
-        return TwoMoons(self.noise, num_points=1024) if self.noise > 0 else None
+        """The density of the moons; none for less noise than their points are apart."""
+        num_points = 1024
+        return TwoMoons(self.noise, num_points) if self.noise > math.pi / num_points else None
 
     @cached_property
     def data_diameter(self) -> float:

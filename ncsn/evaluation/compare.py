@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ncsn import plots
@@ -71,7 +72,8 @@ def compare(runs: list[Path], output: Path) -> None:
     table.add_column("metric", min_width=16, overflow="fold")
     for heading in (*names.values(), "floor"):
         *path, version = heading.split("/")
-        table.add_column("\n".join([*(f"{part}/" for part in path), version]), overflow="fold")
+        parts = [*(f"{part}/" for part in path), version]
+        table.add_column(escape("\n".join(parts)), overflow="fold")
     rows = []
     for name in metrics:
         estimates = [run.report.estimates.get(name) if run.report else None for run in found]
@@ -93,12 +95,14 @@ def compare(runs: list[Path], output: Path) -> None:
     if curves or levels:  # none of samples from elsewhere
         picture = output / "comparison.png"
         plots.plot_comparison(curves, levels).savefig(picture)
-        table.caption = f"Picture: {picture}"
+        table.caption = f"Picture: {escape(str(picture))}"
     Console().print(table)
     Console().print("Better: " + ", ".join(f"{sign} {each}" for each, sign in BETTER.items()))
     for run in found:
         if run.report is None:
-            Console().print(f"{run.name} was not evaluated: python -m ncsn test --ckpt_path ...")
+            Console().print(
+                f"{escape(run.name)} was not evaluated: python -m ncsn test --ckpt_path ..."
+            )
 
 
 def distinct_names(runs: list[Path]) -> dict[Path, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ncsn import plots
@@ -93,7 +94,7 @@ class Report:
             source = f"{num}samples in {about['samples']}\n{about['data']}"
         title = f"{about['num_samples']:,} {source}"
         headings = "metric", "value", "floor", "better"
-        table = Table(*headings, title=title, caption="\n".join(caption))
+        table = Table(*headings, title=escape(title), caption=escape("\n".join(caption)))
         for each in self.estimates.values():
             table.add_row(each.title, each.formatted, each.formatted_floor, each.better)
         Console().print(table)

@@ -1,6 +1,7 @@
 """Samples from any program: read from a file or a directory, and compared with data."""
 
 import zipfile
+import zlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ncsn.evaluation.classifier import classifier_accuracy
 from ncsn.evaluation.images import MIN_IMAGES, Images
 from ncsn.evaluation.kinds import Pictures, Reference, kind_of
 from ncsn.evaluation.report import Report
+
+LARGEST_VALUE = 30.0  # of what was measured of images, in units in which they are in [-1, 1]
 
 
 def evaluate_samples(
@@ -102,6 +105,8 @@ def read_samples(
     images = isinstance(kind_of(shape), Images)
     pngs = path.is_dir() or path.suffix.lower() == ".png"
     array = _read_pngs(path, shape) if pngs else _read_array(path)
+    if not array.size:
+        raise ValueError(f"{path} is empty")
     floats = np.issubdtype(array.dtype, np.floating)
     in_units = measured and floats and (array < 0).any()
     if images and array.dtype != np.uint8 and not in_units:
@@ -109,6 +114,11 @@ def read_samples(
         raise ValueError(
             f"{path} has images of type {array.dtype}{which}, which may mean any range of "
             f"values: write uint8, from 0 to 255{', or floats from -1 to 1' if measured else ''}"
+        )
+    if in_units and images and np.nanmax(np.abs(array)) > LARGEST_VALUE:
+        raise ValueError(
+            f"{path} has values from {np.nanmin(array):.4g} to {np.nanmax(array):.4g}, and floats "
+            "are from -1 to 1 but for their noise: write y / 127.5 - 1 of values from 0 to 255"
         )
     if not (np.issubdtype(array.dtype, np.integer) or floats):
         raise ValueError(f"{path} has values of type {array.dtype}: write numbers")
@@ -165,7 +175,7 @@ def _read_array(path: Path) -> np.ndarray:
             if name is not None:
                 return found[name]
             names = ", ".join(found.files) or "none"
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is not an array of numbers (.npy, .npz) or a directory of PNGs: {error}"
         ) from error

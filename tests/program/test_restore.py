@@ -39,6 +39,16 @@ def restored(run=RUN):
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
+def test_floats_from_0_to_255_are_refused_also_with_noise(cli, capsys, digits):
+    np.save("noisy.npy", digits.numpy() + np.float32(-5))
+    half = ("--operator", "HiddenBox", "--operator.left", 4, "--noise", 0.04)
+    assert cli(*RESTORE, "--input", "noisy.npy", *half) == 1
+    assert "noisy.npy has values from -5 to 250" in error_line(capsys.readouterr().err)
+    np.save("none.npy", digits.numpy()[:0])
+    assert cli(*RESTORE, "--input", "none.npy", *half) == 1
+    assert "none.npy is empty" in error_line(capsys.readouterr().err)
+
+
 def test_a_hidden_half_is_filled_in_and_the_other_kept(cli, digits):
     hidden = digits.clone()
     hidden[..., 4:] = 77  # does not matter

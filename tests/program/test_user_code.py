@@ -32,6 +32,11 @@ class Ring(InMemoryDataModule):
         return {name: TensorBatches(points[s], labels[s]) for name, s in splits.items()}
 
 
+class Typo(Ring):
+    def load_splits(self):
+        return self.split
+
+
 class Stripes(Ring):
     def load_splits(self):
         stripes = torch.randint(256, (self.num_points, 3, 1, 8), dtype=torch.uint8)
@@ -64,6 +69,11 @@ class Waves(ScoreNetwork):
 class Renoise(LadderSampler):
     def step(self, score, x, sigma, sigma_next, generator):
         return x + sigma**2 * score(x, sigma) + sigma_next * normal_like(x, generator)
+
+
+class Forgetful(LadderSampler):
+    def step(self, score, x, sigma, sigma_next, generator):
+        x + sigma**2 * score(x, sigma)
 
 
 class Denoiser(Parametrisation):
@@ -148,6 +158,20 @@ def test_a_fault_in_a_users_data_gets_one_line(cli, own, capsys):
     assert cli("fit", *smoke("moons_ncsn"), "--data", "faulty.Faulty") == 1
     line = error_line(capsys.readouterr().err)
     assert "the val data must be finite and below 7e+18, got nan in example 3" in line
+
+
+def test_a_name_that_is_missing_in_a_users_data_shows_where(server, own):
+    args = ("fit", *smoke("moons_ncsn"), "--data", "own_data.Typo", "--model.sigma_max", "auto")
+    output = run_process(server, *args, status=1)
+    assert "own_data.py" in output
+    assert "'Typo' object has no attribute 'split'" in output.strip().splitlines()[-1]
+
+
+def test_a_sampler_that_returns_nothing_is_refused_before_the_training(cli, own, capsys):
+    assert cli("fit", *smoke("moons_ncsn"), "--model.sampler", "own_parts.Forgetful") == 1
+    line = error_line(capsys.readouterr().err)
+    assert "model.sampler Forgetful.step must return a tensor of the shape of x" in line
+    assert not Path("lightning_logs/moons_ncsn/version_0/checkpoints").exists()
 
 
 @pytest.mark.parametrize("part", OPTIONS)

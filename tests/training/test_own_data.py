@@ -67,6 +67,19 @@ def test_a_table_may_name_its_columns_and_its_classes(header, labels, delimiter,
     assert data.num_classes == 3
 
 
+def test_a_class_may_be_called_c_sharp():
+    names = [("C", "C#", "F#")[i] for i in CLASSES]
+    rows = [f"{x},{y},{name}" for (x, y), name in zip(POINTS[:, :2], names, strict=True)]
+    Path("data.csv").write_text("\n".join(["x,y,language", *rows]))
+    assert load("data.csv", labels="language")[2].num_classes == 3
+
+
+def test_the_index_of_a_data_frame_is_not_taken_for_a_coordinate():
+    Path("data.csv").write_text(",x,y\n0,1.5,2\n1,2.5,3\n")
+    with pytest.raises(ValueError, match=r"a column without a name.*index=False"):
+        load("data.csv")
+
+
 @pytest.mark.parametrize("layout", ["grey", "channels last", "channels first"])
 def test_images_come_with_channels_first_whatever_their_layout(layout):
     images = {

@@ -22,6 +22,11 @@ LOGGER = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": LOGS
 class FeaturesCLI(LightningCLI):
     """Tests the network when it is trained, and writes its weights."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only fit: the others would be about a network that has not been trained."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
     def after_fit(self) -> None:
         """Measure the accuracy on the test images, and write ``features.safetensors``."""
         self.trainer.test(self.model, self.datamodule)

@@ -183,17 +183,21 @@ class ScoreModule(StorableModule, ABC):
             label = hide_labels(label, self.label_dropout, generator)
         sigma = self.sample_noise_levels(len(x), generator)
         losses = self.loss(x, sigma, label, generator)
+        self.train_loss.update(self._per_dim(losses.detach()))
         return {"loss": losses.mean(), "losses": losses.detach(), "sigma": sigma}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the loss per dimension, without the factor 1/σ_max², so that runs compare."""
-        loss = outputs["losses"].mean() * self.noise_levels[0] ** 2 / math.prod(self.data_shape)
-        self.train_loss.update(loss)
+        """Log the loss per dimension."""
         # Logging takes as long as a step of a small network.
         trainer = cast(Any, self.trainer)
         if self.global_step % max(1, trainer.log_every_n_steps) == 0:
             shown = isinstance(trainer.progress_bar_callback, ProgressBar)  # without waiting
+            loss = self._per_dim(outputs["losses"])
             self.log("train/loss_per_dim", loss, prog_bar=not shown)
+
+    def _per_dim(self, losses: Tensor) -> Tensor:
+        """The mean loss per dimension, without the factor 1/σ_max², so that runs compare."""
+        return losses.mean() * self.noise_levels[0] ** 2 / math.prod(self.data_shape)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, over ranks."""
@@ -205,13 +209,14 @@ class ScoreModule(StorableModule, ABC):
         """Store the mean loss of an epoch that has begun; of several ranks, that of the first."""
         super().on_save_checkpoint(checkpoint)
         if self.train_loss.update_called:
-            weight = self.train_loss.weight.item()
-            checkpoint["train_loss"] = self.train_loss.mean_value.item() / weight, weight
+            num_steps = int(self.train_loss.weight.item())
+            checkpoint["train_loss"] = self.train_loss.mean_value.item() / num_steps, num_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the mean loss back."""
         if "train_loss" in checkpoint and self.global_rank == 0:
-            self.train_loss.update(*checkpoint["train_loss"])
+            mean, num_steps = checkpoint["train_loss"]
+            self.train_loss.update(torch.full((num_steps,), mean))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the loss at each noise level, with the same noise at every validation."""

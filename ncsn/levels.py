@@ -147,15 +147,13 @@ def log_normal_probabilities(noise_levels: Tensor, mean: float, std: float) -> T
     return torch.distributions.Normal(mean, std).log_prob(noise_levels.log()).softmax(dim=0)
 
 
-def even_stride(num_levels: int) -> int:
-    """A step with which ``step * i % num_levels`` visits all levels, wherever it stops evenly.
+def in_turn(num_levels: int) -> Tensor:
+    """An order of the indices of the levels in which any first few are spread over the ladder.
 
-    It is near the golden section of their number, and has no divisor in common with it.
+    It is that of the multiples of the golden section, modulo 1.
     """
-    step = round(num_levels * (math.sqrt(5) - 1) / 2)
-    while math.gcd(step, num_levels) > 1:
-        step += 1
-    return step
+    multiples = torch.arange(num_levels, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) % 1
+    return multiples.argsort().argsort()
 
 
 def _check_ends(sigma_max: float, sigma_min: float, num_levels: int) -> None:

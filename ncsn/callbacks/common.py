@@ -39,8 +39,9 @@ def data_of(trainer: Trainer) -> "InMemoryDataModule":
 
 def num_epochs(trainer: Trainer) -> int:
     """The epochs of a training that ends, the last one perhaps in part."""
+    num_steps = trainer.estimated_stepping_batches  # which makes the loaders
     batches = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    return math.ceil(trainer.estimated_stepping_batches / batches)
+    return math.ceil(num_steps / batches)
 
 
 def in_precision(trainer: Trainer, function: Callable[P, T]) -> Callable[P, T]:

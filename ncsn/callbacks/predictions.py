@@ -173,8 +173,8 @@ class SampleWriter(BasePredictionWriter):
             drawn[part.rows] = True
         if not drawn.all():
             raise ValueError(
-                f"{np.sum(~drawn):,} of {num_samples:,} samples are missing, as with "
-                f"--trainer.limit_predict_batches: --resume {self.directory} draws them"
+                f"{np.sum(~drawn):,} of {num_samples:,} samples are missing or damaged in "
+                f"{self.parts}: --resume {self.directory} draws them"
             )
         if not num_classes:
             del arrays["labels"]

@@ -70,6 +70,7 @@ def try_sampler(module: "ScoreModule") -> None:
         ValueError: If it does not return states.
     """
     sampler, levels = copy(module.sampler), module.sampling_levels
+    sampler.acceptance = {}
     path, generator = sampler.path(levels), torch.Generator(module.device)
     if type(sampler).__call__ is not Sampler.__call__ or len(path) < 2:
         return

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.progress import ProgressBar
 from ncsn.evaluation.metrics import MeanPerLevel
-from ncsn.levels import ScoreFunction, even_stride
+from ncsn.levels import ScoreFunction, in_turn
 from ncsn.modules.schedules import naming, schedule_length
 from ncsn.modules.storable import StorableModule
 from ncsn.networks import ScoreNetwork
@@ -85,6 +85,7 @@ class ScoreModule(StorableModule, ABC):
         self.lr_scheduler_interval, self.label_dropout = lr_scheduler_interval, label_dropout
         self.guidance_scale, self.data_shape = guidance_scale, tuple(data_shape)
         self.noise_levels = nn.Buffer(noise_levels, persistent=False)
+        self.levels_in_turn = nn.Buffer(in_turn(len(noise_levels)), persistent=False)
         self.data_mean = nn.Buffer(torch.tensor(data_mean))
         self.data_std = nn.Buffer(torch.tensor(data_std))
         self.train_loss = MeanMetric(nan_strategy="disable")  # checking for NaN synchronises
@@ -226,8 +227,7 @@ class ScoreModule(StorableModule, ABC):
         # Levels in turn instead of at random: a smaller variance. Few examples take few levels,
         # but from all of the ladder.
         rows = torch.arange(len(x), device=x.device) + batch_idx * len(x)
-        num_levels = len(self.noise_levels)
-        levels = (rows * even_stride(num_levels) + self.global_rank) % num_levels
+        levels = self.levels_in_turn[(rows + self.global_rank) % len(self.noise_levels)]
         score = partial(self.score, label=label)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         loss = denoising_score_matching(score, x, self.noise_levels[levels], generator)

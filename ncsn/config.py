@@ -32,7 +32,7 @@ class Configured:
 
 
 class _NotPlain(str):
-    """What an argument is that plain data cannot describe."""
+    """Stands for an argument that plain data cannot describe, and says what it is."""
 
 
 def config_of(made: object, leave_out: Collection[str] = ()) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _describe(value: Any) -> Any:
     """A value as plain data, or :class:`_NotPlain`."""
     if value is None or isinstance(value, bool):
         return value
-    for plain in (str, int, float):  # none of their subclasses
+    for plain in (str, int, float):  # drops subclasses, such as NumPy's float64
         if isinstance(value, plain):
             return plain(value)
     if isinstance(value, Path):

@@ -95,7 +95,7 @@ class IsotropicGaussian(NamedTuple):
 class GaussianDiffusion:
     """The diffusion x_t = α_t x_0 + σ_t ε; see the module's docstring for its formulas.
 
-    Times ``t``, and ``s`` < ``t``, are tensors of shape ``(batch,)``, one an example; data ``x_0``
+    Times ``t``, and ``s`` < ``t``, are tensors of shape ``(batch,)``, one per example; ``x_0``
     and states ``x_s``, ``x_t`` have the shape ``(batch, *event)``. Coefficients are computed in
     float64. Steps raise a ``ValueError`` unless ``s`` < ``t``.
 

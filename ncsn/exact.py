@@ -9,9 +9,9 @@ variance τ² to v = τ² + σ². For isotropic components with weights w_k and 
     log q_σ(x) = logsumexp_k [log w_k − ‖x − c_k‖² / 2v_k − (D/2) log 2πv_k],
     ∇log q_σ(x) = Σ_k r_k (c_k − x) / v_k,      r = softmax of the terms in brackets.
 
-With one component it is a Gaussian; with τ = 0 and the training set as means it is what a network
-that has learned a finite data set by heart would say (the *empirical* score); with means along two
-half circles it is two moons.
+With one component it is a Gaussian; with τ = 0 and the training set as means it is the score of a
+network that has memorised its training set (the *empirical* score); with means along two half
+circles it is two moons.
 
 Given a measurement y = A x + s n with n ~ N(0, I), they are sums of Gaussians again. A component
 N(c, C) becomes N(c + G (y − A c), C − G A C) with the gain G = C Aᵀ (A C Aᵀ + s² I)⁻¹, and its
@@ -53,7 +53,7 @@ class ExactScore(ScoreNetwork):
 
 
 class Noised(ExactScore):
-    """A density noised at a level, which samples follow that are not denoised in the end.
+    """A density noised at a level: what samples follow without a final Tweedie step.
 
     Args:
         clean: The density without the noise.
@@ -133,8 +133,8 @@ class Gaussian(ExactScore):
         Raises:
             ValueError: If the noise is outside its domain.
         """
-        a, y, covariance = matrix.double(), y.double(), self.eigenvectors * self.eigenvalues
-        covariance = covariance @ self.eigenvectors.T
+        a, y = matrix.double(), y.double()
+        covariance = (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
         gain = torch.linalg.solve(_measured(a, covariance, noise), a @ covariance).T
         posterior = covariance - gain @ a @ covariance
         return Gaussian(self.mean + gain @ (y - a @ self.mean), (posterior + posterior.T) / 2)
@@ -291,8 +291,8 @@ class AlignedMixture(ExactScore):
 class Empirical(GaussianMixture):
     """The empirical distribution of a data set: each example with the same probability.
 
-    Its denoiser x + σ² s is a softmax over the training set, in which a small σ leaves the nearest
-    example alone. All 60,000 images of MNIST are handled in bounded memory.
+    Its denoiser x + σ² s is a softmax-weighted mean of the training set, which tends to the
+    nearest example as σ → 0. All 60,000 images of MNIST are handled in bounded memory.
 
     Source: Karras et al. 2022 (arXiv 2206.00364), appendix B.3.
 
@@ -332,5 +332,5 @@ def _measured(a: Tensor, covariance: Tensor, noise: float) -> Tensor:
 
 
 def _full_precision(x: Tensor) -> torch.autocast:
-    """Products of the data's own precision, also where a trainer runs networks in bf16."""
+    """Turn autocast off: a trainer may run networks in bf16, but exact scores need more."""
     return torch.autocast(x.device.type, enabled=False)

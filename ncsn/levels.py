@@ -42,7 +42,7 @@ def geometric(sigma_max: float, sigma_min: float, num_levels: int) -> Tensor:
 
     Args:
         sigma_max: The largest level, > 0, in the units of the data.
-        sigma_min: The smallest level, 0 < sigma_min <= sigma_max; of one level, both are equal.
+        sigma_min: The smallest level, 0 < sigma_min <= sigma_max; equal to it for one level.
         num_levels: T >= 1.
 
     Returns:
@@ -110,7 +110,7 @@ class Listed(Configured):
         if any(abs(a / b - 1) > 1e-3 for a, b in zip(ends, (sigma_max, sigma_min), strict=True)):
             raise ValueError(
                 f"the ladder lists levels from {first:.4g} to {last:.4g}, and the model has "
-                f"{sigma_max:.4g} to {sigma_min:.4g}: it was made for another one"
+                f"{sigma_max:.4g} to {sigma_min:.4g}: fit one to this model, or leave ladder out"
             )
         return torch.tensor([sigma_max, *self.levels[1:-1], sigma_min][:num_levels])
 
@@ -122,8 +122,8 @@ def descend(ladder: Ladder, sigma_max: float, sigma_min: float, num_levels: int)
     """The levels of a ladder, after a check that they are levels.
 
     Raises:
-        ValueError: If they are not a tensor of descending numbers, one a level, which are
-            positive and in a range that float32 allows.
+        ValueError: If they are not a tensor of ``num_levels`` descending numbers between
+            ``SMALLEST`` and ``LARGEST``.
     """
     levels = ladder(sigma_max, sigma_min, num_levels)
     valid = isinstance(levels, Tensor) and levels.shape == (num_levels,)
@@ -147,10 +147,10 @@ def log_normal_probabilities(noise_levels: Tensor, mean: float, std: float) -> T
     return torch.distributions.Normal(mean, std).log_prob(noise_levels.log()).softmax(dim=0)
 
 
-def in_turn(num_levels: int) -> Tensor:
-    """An order of the indices of the levels in which any first few are spread over the ladder.
+def spread_order(num_levels: int) -> Tensor:
+    """The level indices, ordered so that the first few always cover the whole ladder.
 
-    It is that of the multiples of the golden section, modulo 1.
+    The order is that of the golden-ratio (Kronecker) sequence, a low-discrepancy sequence.
     """
     multiples = torch.arange(num_levels, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) % 1
     return multiples.argsort().argsort()

@@ -66,12 +66,12 @@ Source: Vincent 2011, "A Connection Between Score Matching and Denoising Autoenc
 Without noise
 -------------
 
-The first two also hold at σ = 0, where q is the density π of the data itself: at σ = 0,
+The first two also hold at σ = 0, where q is the density π of the data itself. There,
 :func:`implicit_score_matching` and :func:`sliced_score_matching` estimate::
 
     E[‖s‖² + 2 div s] = 2 J(θ) − E ‖∇log π‖².
 
-:func:`hyvarinen_score_matching` does so for a network that needs a noise level to be called with.
+:func:`hyvarinen_score_matching` does so for a network that takes a noise level.
 With enough freedom a network can make div s arbitrarily negative at the training points, so the
 loss has to be watched on held-out data.
 
@@ -118,9 +118,10 @@ def denoising_score_matching(
     Source: Vincent 2011, equation 11; for the weight σ²: Song & Ermon 2019, equation 6.
 
     Args:
-        score: The score function; for the other two, differentiable.
+        score: The score function; implicit and sliced score matching differentiate it.
         x: Clean data, shape ``(batch, *event)``.
-        sigma: Noise level of each example, shape ``(batch,)``, > 0; for the other two, >= 0.
+        sigma: Noise level of each example, shape ``(batch,)``, > 0; 0 is allowed in implicit and
+            sliced score matching.
         generator: Source of the noise z, and of the signs v of sliced score matching.
 
     Returns:
@@ -180,7 +181,7 @@ def sliced_score_matching(
 
 
 def _weighted(terms: Tensor, sigma: Tensor) -> Tensor:
-    """The sum as stated in the module's docstring: with noise, or without."""
+    """``sigma² · terms + 1`` where there is noise, and ``terms`` where sigma is 0."""
     noise = expand_as(sigma, terms)
     return torch.where(noise > 0, noise**2 * terms + 1, terms)
 
@@ -197,7 +198,7 @@ def score_and_divergence(
         x: Where to evaluate it, shape ``(batch, *event)``.
         sigma: Noise level of each example, shape ``(batch,)``.
         v: Probes with E[v vᵀ] = I, of the shape of ``x``, for Hutchinson's estimate, with terms
-            v_i (vᵀ ∂s/∂x)_i, by one backward pass; without them, D give the terms ∂_i s_i.
+            v_i (vᵀ ∂s/∂x)_i, by one backward pass. By default, D passes give the exact ∂_i s_i.
 
     Returns:
         ``(s, terms)``, both of the shape of ``x``.

@@ -75,7 +75,7 @@ class Muon(Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step; returns what ``closure`` returns, which computes the gradients."""
+        """Take a step; returns the loss of ``closure``, which computes the gradients, if given."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         gradients: dict[Tensor, Tensor | None] = {}
@@ -93,7 +93,7 @@ class Muon(Adam):
 
     def _step_matrices(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in matrices:
-            if parameter not in self.state:  # Adam expects a step of all that have one
+            if parameter not in self.state:  # Adam expects "step" in every state
                 new = {"momentum_buffer": torch.zeros_like(parameter), "step": torch.tensor(0.0)}
                 self.state[parameter] = new
         momenta = [self.state[p]["momentum_buffer"] for p in matrices]

@@ -41,10 +41,9 @@ def seeded_generator(
 ) -> torch.Generator:
     """A generator for a purpose and a tuple of non-negative integers: seed, rank, epoch, batch...
 
-    Different keys of one length give independent streams (NumPy's ``SeedSequence`` does the
-    mixing), but for chance: on a CPU torch takes 32 bits of a seed, so about 5 of 2·10⁵ steps draw
-    the noise of another one. Nothing has to be stored to draw the same noise again: a resumed run
-    rebuilds it.
+    Different keys of the same length give independent streams (NumPy's ``SeedSequence`` mixes
+    them), barring collisions: on a CPU torch uses 32 bits of the seed, so among 2·10⁵ steps about
+    5 repeat the noise of another. Nothing has to be stored: a resumed run rebuilds its generators.
     """
     seed = np.random.SeedSequence((stream, *key)).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(seed))
@@ -96,11 +95,11 @@ class SampleGenerator:
         ]
 
     def normal_like(self, x: Tensor) -> Tensor:
-        """See :class:`NoiseSource`; one row a sample."""
+        """See :class:`NoiseSource`; one row per sample."""
         return self._draw(normal_like, x)
 
     def uniform_like(self, x: Tensor) -> Tensor:
-        """See :class:`NoiseSource`; one row a sample."""
+        """See :class:`NoiseSource`; one row per sample."""
         return self._draw(uniform_like, x)
 
     def _draw(self, draw: Callable[[Tensor, Generator], Tensor], x: Tensor) -> Tensor:
@@ -109,7 +108,7 @@ class SampleGenerator:
 
 
 class InterpolatedGenerator:
-    """Noise on the arc from that of one sample to that of another.
+    """Spherical interpolation between the noise of two samples.
 
     Row k is cos θ_k z_a + sin θ_k z_b, with θ_k from 0 to π/2: each row is standard normal, the
     first and the last are those of the samples a and b. Any sampler that draws from it turns into

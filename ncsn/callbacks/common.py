@@ -38,14 +38,14 @@ def data_of(trainer: Trainer) -> "InMemoryDataModule":
 
 
 def num_epochs(trainer: Trainer) -> int:
-    """The epochs of a training that ends, the last one perhaps in part."""
+    """The number of epochs of a finite training, of which the last may be partial."""
     num_steps = trainer.estimated_stepping_batches  # which makes the loaders
     batches = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     return math.ceil(num_steps / batches)
 
 
 def in_precision(trainer: Trainer, function: Callable[P, T]) -> Callable[P, T]:
-    """A function of the network, which runs in the trainer's precision: nothing else should."""
+    """Have a function run under the trainer's precision; only calls of the network should."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -127,7 +127,10 @@ def draw_samples(
         ValueError: If there are fewer samples than ranks.
     """
     if num < trainer.world_size:
-        raise ValueError(f"{num} samples cannot be shared among {trainer.world_size} processes")
+        raise ValueError(
+            f"{num} samples cannot be shared among {trainer.world_size} processes: raise "
+            "--num_samples, or lower trainer.devices"
+        )
     sampler = sampler or module.sampler
     samples = CatMetric(nan_strategy="disable").to(module.device)
     batches = batches_of(trainer, module, num)

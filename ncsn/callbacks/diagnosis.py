@@ -47,7 +47,10 @@ class Diagnosis(Callback):
         kind, reference = data.kind, data.reference("test")
         num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
         if num < MIN_IMAGES:
-            raise ValueError(f"{num} samples are too few to compare: take at least {MIN_IMAGES}")
+            raise ValueError(
+                f"{num} samples are too few to compare: --num_samples and the number of test "
+                f"examples must be at least {MIN_IMAGES}"
+            )
         with evaluating(pl_module) as module:
             tried = solvers(module.sampler, module.sampling_levels, reference.held_out[0].numel())
             samples = {

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 ADVICE = (
-    "resume from the last checkpoint, which is from before, with trainer.gradient_clip_val or "
+    "resume from the last checkpoint, saved before this, with trainer.gradient_clip_val or "
     "another trainer.precision, or train again with a lower lr of model.optimizer"
 )
 

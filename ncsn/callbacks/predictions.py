@@ -46,7 +46,8 @@ class SampleWriter(BasePredictionWriter):
         png: Whether to write each image as ``png/NUMBER.png`` as well.
 
     Raises:
-        ValueError: If there are parts of other samples, or PNGs are wanted of no images.
+        ValueError: If there are parts of other samples, or ``png`` is set for data that PNGs
+            cannot show.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class SampleWriter(BasePredictionWriter):
         self.about, self.data_shape, self.png = about, data_shape, png
         self.bad: list[int] = []
         if png and not plots.is_png(data_shape):
-            raise ValueError(f"--png is for grey or colour images: the samples are {data_shape}")
+            raise ValueError(
+                f"--png is for grey or colour images, and the data has shape {data_shape}"
+            )
         if directory is not None:
             self.directory = directory
             self._check_same_samples()
@@ -93,7 +96,7 @@ class SampleWriter(BasePredictionWriter):
                 )
 
     def missing(self, numbers: Tensor) -> Tensor:
-        """Those of the samples with the given numbers whose part is not there, or damaged."""
+        """The given sample numbers whose part is missing or damaged."""
         whole = torch.zeros(len(numbers), dtype=torch.bool)
         for path in self.parts.glob("*.npz"):
             if (part := self._read(path)) is not None:

@@ -25,10 +25,11 @@ class Preflight(Callback):
             rank_zero_info(f"auto: {name} = {value:.4g}")
         if stage != "fit":
             return  # the checkpoint has been compared with the data
-        most = module.network.num_classes
-        if most and data.num_classes > most:
+        num_classes = module.network.num_classes
+        if num_classes and data.num_classes > num_classes:
             raise ValueError(
-                f"the data has {data.num_classes} classes, but model.network.num_classes={most}"
+                f"the data has {data.num_classes} classes, but model.network.num_classes="
+                f"{num_classes}: raise it, or set it to 0 for a model without classes"
             )
         mean, sigma_max = module.data_mean.item(), module.noise_levels[0].item()
         if len(module.noise_levels) > 1 and abs(mean) > sigma_max:

@@ -72,7 +72,8 @@ class TestReport(Callback):
         data = data_of(trainer)
         kind, reference = data.kind, data.reference("test")
         with evaluating(pl_module) as module:
-            samples = self.draw(trainer, module, kind, reference)
+            num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
+            samples = draw_samples(trainer, module, num)
             report = Report(about_model(trainer, module, samples) | kind.notes(reference))
             self.add_likelihood(trainer, module, kind, reference, report)
             pictures: dict[str, plots.Picture] = {}
@@ -96,17 +97,6 @@ class TestReport(Callback):
             report.write(self.directory)
             write_pictures(trainer, lambda: pictures, self.directory / "pictures")
             report.print(self.directory)
-
-    def draw(
-        self, trainer: Trainer, module: "ScoreModule", kind: Kind, reference: Reference
-    ) -> Tensor:
-        """Samples 0, ..., num - 1, drawn by all ranks together, on every rank.
-
-        Raises:
-            ValueError: If there are fewer samples than ranks.
-        """
-        num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
-        return draw_samples(trainer, module, num)
 
     def add_likelihood(
         self,

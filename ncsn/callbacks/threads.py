@@ -41,7 +41,7 @@ class OneThread(Callback):
             torch.set_num_threads(1)
             rank_zero_info(
                 f"training with one thread: the network is too small for {given} "
-                f"(OMP_NUM_THREADS={given} has them all)"
+                f"(set OMP_NUM_THREADS={given} to use them all)"
             )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -50,7 +50,7 @@ class OneThread(Callback):
             torch.set_num_threads(self.given)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Train on with one thread."""
+        """Return to one thread."""
         if self.given is not None:
             torch.set_num_threads(1)
 

@@ -30,13 +30,14 @@ from ncsn.sampling import MMPS, LinearOperator, PosteriorScore
 
 def fit(cli: CLI) -> None:
     """Train a model; samples, losses and checkpoints go to lightning_logs/NAME/version_N."""
-    checkpoint = _check(cli)
+    checkpoint = _read_checkpoint(cli)
     if checkpoint is not None:
         check_same_model(checkpoint, cli.model.hparams)
-        changed = changed_settings(checkpoint.get("config", {}), cli.stored_config())
-        if changed:
-            text = "resumed with %s: the result is not that of an uninterrupted training"
-            rank_zero_warn(text % ", ".join(changed))
+        if changed := changed_settings(checkpoint.get("config", {}), cli.stored_config()):
+            rank_zero_warn(
+                f"resumed with {', '.join(changed)}: the result is not that of an uninterrupted "
+                "training"
+            )
     if cli.run is not None:
         cli.continue_in(cli.run)
         step = checkpoint["global_step"] if checkpoint else 0
@@ -50,7 +51,7 @@ def fit(cli: CLI) -> None:
 
 def validate(cli: CLI) -> None:
     """Compute the loss on the validation data, level by level."""
-    _check(cli)
+    _read_checkpoint(cli)
     cli.trainer.validate(cli.model, cli.datamodule, cli.checkpoint, weights_only=True)
 
 
@@ -85,7 +86,7 @@ def test(
             raise ValueError(f"--{name} is for images: leave it out")
     if classifier_accuracy and not cli.model.network.num_classes:
         raise ValueError("--classifier_accuracy is for class-conditional models: leave it out")
-    _check(cli)
+    _read_checkpoint(cli)
     report = TestReport(num_samples, num_likelihood_examples, inception, classifier_accuracy)
     _run_test(cli, report)
 
@@ -103,7 +104,7 @@ def diagnose(cli: CLI, num_samples: int | None = None) -> None:
             no more than there are test images.
     """
     _check_positive("num_samples", num_samples)
-    _check(cli)
+    _read_checkpoint(cli)
     _run_test(cli, Diagnosis(num_samples))
 
 
@@ -148,7 +149,7 @@ def predict(
             "trainer.fast_dev_run and trainer.limit_predict_batches would leave out samples: give "
             "--num_samples instead"
         )
-    _check(cli)
+    _read_checkpoint(cli)
     _log_to_files_only(cli, resume)
     about = _about(cli, label) | {"first_sample": first_sample, "num_samples": num_samples}
     writer = SampleWriter(resume, about, model.data_shape, png)
@@ -159,13 +160,8 @@ def predict(
         numbers = all_numbers[-trainer.world_size :]
     # Lightning shards the batches among ranks.
     batch_size = min(batch_size, math.ceil(len(numbers) / trainer.world_size))
-    gaps = (numbers.diff() != 1).nonzero().flatten() + 1
-    batches = [part for run in numbers.tensor_split(gaps) for part in run.split(batch_size)]
-    labels = [
-        part % max(num_classes, 1) if label is None else torch.full_like(part, label)
-        for part in batches
-    ]
-    loader = DataLoader(cast(Any, list(zip(batches, labels, strict=True))), batch_size=None)
+    batches = _batches(numbers, batch_size, label, num_classes)
+    loader = DataLoader(cast(Any, batches), batch_size=None)
     try:
         trainer.predict(
             model, loader, return_predictions=False, ckpt_path=cli.checkpoint, weights_only=True
@@ -214,7 +210,7 @@ def restore(
             f"{type(method).__name__} with steps of fixed length cannot end with a Tweedie step: "
             "add --model.sampler.denoise false"
         )
-    checkpoint = cast(dict[str, Any], _check(cli))
+    checkpoint = cast(dict[str, Any], _read_checkpoint(cli))
     model.load_state_dict(checkpoint["state_dict"])
     model.eval().to(cli.trainer.strategy.root_device)
     a = operator(model.data_shape)
@@ -244,7 +240,7 @@ def export(
         evaluation: The directory of a test, whose figures the card shows.
         license: The licence of the weights, for the card.
     """
-    checkpoint = cast(dict[str, Any], _check(cli))
+    checkpoint = cast(dict[str, Any], _read_checkpoint(cli))
     if output.is_dir() and any(output.iterdir()) and not (output / WEIGHTS).is_file():
         raise ValueError(f"--output {output} has other files in it: give a new folder")
     cli.model.load_state_dict(checkpoint["state_dict"])
@@ -268,8 +264,8 @@ def _run_test(cli: CLI, report: Callback) -> None:
     cli.trainer.test(cli.model, cli.datamodule, cli.checkpoint, verbose=False, weights_only=True)
 
 
-def _check(cli: CLI) -> dict[str, Any] | None:
-    """Compare the checkpoint with the data."""
+def _read_checkpoint(cli: CLI) -> dict[str, Any] | None:
+    """The checkpoint, if one was given, after a check that it fits the data."""
     if cli.checkpoint is None:
         return None
     checkpoint = load_checkpoint(cli.checkpoint)
@@ -280,6 +276,17 @@ def _check(cli: CLI) -> dict[str, Any] | None:
 def _check_positive(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+def _batches(
+    numbers: torch.Tensor, batch_size: int, label: int | None, num_classes: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of consecutive sample numbers, each with the classes of its samples."""
+    gaps = (numbers.diff() != 1).nonzero().flatten() + 1
+    batches = [part for run in numbers.tensor_split(gaps) for part in run.split(batch_size)]
+    if label is not None:
+        return [(part, torch.full_like(part, label)) for part in batches]
+    return [(part, part % max(num_classes, 1)) for part in batches]
 
 
 def _about(cli: CLI, label: int | None) -> dict[str, Any]:

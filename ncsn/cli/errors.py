@@ -45,7 +45,7 @@ OUT_OF_MEMORY = (
 def exit_with(error: BaseException) -> NoReturn:
     """End the process with one line, or with the traceback of a user's own code.
 
-    The traceback of what nobody has thought of goes to a file.
+    The traceback of an unexpected error goes to a file.
     """
     if isinstance(error, Stopped):
         for signum in SIGNALS:  # the first one decides how this ends
@@ -70,7 +70,7 @@ def exit_with(error: BaseException) -> NoReturn:
 
 
 def write_traceback(error: BaseException) -> str:
-    """Write it to a temporary file, or to the screen if there is none; returns where it is."""
+    """Write a traceback to a temporary file, or else to stderr; returns a text that says where."""
     try:
         with tempfile.NamedTemporaryFile("w", prefix="ncsn-", suffix=".txt", delete=False) as file:
             traceback.print_exception(error, file=file)

@@ -262,8 +262,10 @@ class CLI(LightningCLI):
             given, stored = (
                 each.rpartition(".")[2] for each in (config["class_path"], class_path)
             )
+            shape = tuple(init_args.get("data_shape", ()))
             raise ValueError(
-                f"the checkpoint is of {stored}, and the config of {given}: leave --config out"
+                f"the checkpoint is of {stored}, for data of shape {shape}, and the config of "
+                f"{given}: leave --config out"
             )
         given = {name: config["init_args"].get(name) for name in self.typed}
         for key, before, now in changed_arguments(init_args, given):
@@ -282,7 +284,7 @@ class CLI(LightningCLI):
         except Exception as error:
             cause = root_cause(error)
             kind = "" if isinstance(cause, ValueError) else f"{type(cause).__name__}: "
-            # Of a list that holds what cannot be made, the last cause is that it is a list.
+            # If an object in a list cannot be made, the last cause says only that it is a list.
             of_list = IN_A_LIST.search(str(error)) if "valid subclass" in str(cause) else None
             reason = of_list[1] if of_list else f"{kind}{cause}"
             raise ValueError(f"the config cannot be used: {reason}") from cause

@@ -115,7 +115,7 @@ def read_arrays(path: Path, option: str, text: str | None = None) -> Arrays:
         raise ValueError(f"{option} is not a .npy, .npz, .pt or .csv file")
     if not path.is_file():
         raise FileNotFoundError(f"{option} is not a file")
-    check_memory(option, 2 * path.stat().st_size)  # in two orders
+    check_memory(option, 2 * path.stat().st_size)  # in the file's order and a random one
     try:
         return _read_csv(path, text) if suffix == ".csv" else readers[suffix](path)
     except UNREADABLE as error:
@@ -167,7 +167,7 @@ def _as_tensor(values: Any, option: str) -> Tensor:
         raise ValueError(f"{option} must hold numbers, got an array of {array.dtype}")
     wide: type = np.float64 if array.dtype.kind == "f" else np.int64
     dtype = array.dtype if array.dtype in (np.uint8, np.float32, np.bool_) else wide
-    return torch.from_numpy(array.astype(dtype, copy=False))  # also of the machine's byte order
+    return torch.from_numpy(array.astype(dtype, copy=False))  # and in the machine's byte order
 
 
 def _choose(arrays: Arrays, key: str | None, option: str) -> Any:

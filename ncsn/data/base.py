@@ -48,7 +48,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         data_mean: Mean over all values of the data, images in [-1, 1].
         data_std: Standard deviation over all values, likewise.
         data_diameter: Largest distance between two examples, likewise: NCSNv2's choice of σ_max.
-            Of more than 4,096 examples, it is the largest that a search finds.
+            With more than 4,096 examples, the largest that a search finds.
         exact: The density that the data was drawn from, where it is known.
         feature_network: The shipped feature network in which samples are compared, or the file of
             one (``--features``), if any.
@@ -130,7 +130,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         train, held_out = self.splits["train"], self.splits[split]
         labels, held_out_labels = (each.labels[: len(each.data)] for each in (train, held_out))
         return Reference(
-            *(train.data, labels, held_out.data, self.exact, self.features),
+            train.data,
+            labels,
+            held_out.data,
+            exact=self.exact,
+            features=self.features,
             held_out_labels=held_out_labels,
             notes=train.notes,
         )
@@ -175,7 +179,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     def _loaded(self) -> dict[str, TensorBatches]:
         try:
             splits = self.load_splits()
-        except AttributeError as error:  # in a property, it would look as if there was none
+        except AttributeError as error:  # a property would hide it
             raise RuntimeError(f"{type(self).__name__}.load_splits: {error}") from error
         if not isinstance(splits, dict):
             raise ValueError(f"load_splits must return a dict, got {type(splits).__name__}")
@@ -198,7 +202,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         """Load the data, once.
 
         Raises:
-            ValueError: If there is something wrong with it, or less than a batch of it.
+            ValueError: If the data is invalid, or there is less than one batch of it.
         """
         num = len(self.splits["train"])  # loads and checks them
         if num < self.batch_size:

@@ -22,7 +22,7 @@ def check_range(name: str, value: float | None, low: float, high: float = math.i
 
 
 def check_memory(
-    what: str, needed: int, remedy: str = "data is held in memory, it is not read by workers"
+    what: str, needed: int, remedy: str = "this data is held in memory as a whole"
 ) -> None:
     """Check that data fits into memory.
 
@@ -99,7 +99,7 @@ def check_labels(split: str, labels: Any, num: int) -> Tensor:
     labels = torch.as_tensor(labels)
     if tuple(labels.shape) != (num,):
         raise ValueError(
-            f"the {split} labels must be of shape ({num},), one an example, got "
+            f"the {split} labels must be of shape ({num},), one per example, got "
             f"{tuple(labels.shape)}"
         )
     labels = _convert(labels, torch.int64, f"{split} labels")
@@ -108,7 +108,7 @@ def check_labels(split: str, labels: Any, num: int) -> Tensor:
 
 
 def _convert(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
-    """Values in another type; to round float64 is allowed, all else has to be exact."""
+    """Values in another type; rounding float64 is allowed, all else must be exact."""
     converted = values.to(dtype)
     if not (values.is_floating_point() and dtype.is_floating_point):
         name = str(dtype).removeprefix("torch.")

@@ -140,11 +140,11 @@ class DecodedImages(TensorBatches):
         return data
 
     def count_values(self) -> Tensor:
-        """Counted when they were read for the first time."""
+        """See :meth:`TensorBatches.count_values`; counted in the first pass over the images."""
         return self.counts
 
     def checked(self, name: str, data_shape: tuple[int, ...], dtype: torch.dtype) -> TensorBatches:
-        """The images themselves: they were checked when they were read for the first time."""
+        """The images themselves, which were checked during the first pass over them."""
         checks.check_size(name, len(self))
         self.labels = checks.check_labels(name, self.labels, len(self))
         return self
@@ -168,7 +168,7 @@ class ImageDataModule(InMemoryDataModule):
         batch_size: Examples in a batch, on each device.
         seed: Seed of the split, apart from the seed of the training, in [0, 2**32).
         in_memory: Whether images are held in memory; ``auto`` to hold them if they fit.
-        num_workers: Number of processes that read them if they are not, on each device.
+        num_workers: Processes per device that decode images which are not held in memory.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class ImageFolderDataModule(ImageDataModule):
     Hidden files and folders are left out, and so is transparency.
 
     Args:
-        folder: The folder, searched with all that is in it.
+        folder: The folder, searched recursively.
         kwargs: See :class:`ncsn.data.decoded.ImageDataModule`.
     """
 

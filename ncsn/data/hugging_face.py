@@ -72,7 +72,7 @@ class HuggingFaceDataModule(ImageDataModule):
             return self.split(pictures, labels)
         if self.size is not None or self.grayscale:
             raise ValueError(f"{option}: --data.size and --data.grayscale are for image columns")
-        check_memory(option, 2 * (table.data.nbytes or 0))  # in two orders
+        check_memory(option, 2 * (table.data.nbytes or 0))  # in the file's order and a random one
         found = table.select_columns(columns).with_format("numpy")[:]
         option = f"--data.columns {','.join(columns)}"
         arrays = [as_examples(found[name], option) for name in columns]

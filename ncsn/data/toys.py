@@ -1,4 +1,4 @@
-"""Densities in the plane, of which data is drawn and whose scores are known exactly.
+"""Densities in the plane to draw data from, whose scores are known exactly.
 
 Each is a curve or a pattern, finely divided into points, with Gaussian noise around them: a
 Gaussian mixture. The data is drawn from this mixture, so its density and score are exact.

@@ -4,7 +4,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -67,24 +67,7 @@ def compare(runs: list[Path], output: Path) -> None:
     found = [read_run(directory, name) for directory, name in names.items()]
     output.mkdir(parents=True, exist_ok=True)
     reports = {run.name: run.report for run in found if run.report is not None}
-    metrics = list(dict.fromkeys(name for report in reports.values() for name in report.estimates))
-    table = Table(title="value ± standard error", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("metric", min_width=16, overflow="fold")
-    for heading in (*names.values(), "floor"):
-        *path, version = heading.split("/")
-        parts = [*(f"{part}/" for part in path), version]
-        table.add_column(escape("\n".join(parts)), overflow="fold")
-    rows = []
-    for name in metrics:
-        estimates = [run.report.estimates.get(name) if run.report else None for run in found]
-        known = next(each for each in estimates if each)
-        cells = [each.formatted if each else "-" for each in estimates]
-        table.add_row(f"{BETTER[known.better]} {known.title}", *cells, known.formatted_floor)
-        rows += [
-            {"run": run.name, "name": name, **vars(each)}
-            for run, each in zip(found, estimates, strict=True)
-            if each
-        ]
+    table, rows = _tabulate(found)
     columns = ["run", "name", *Estimate.__dataclass_fields__]
     write_csv(output / "comparison.csv", columns, rows)
     curves: dict[str, dict[str, Curve]] = defaultdict(dict)
@@ -103,6 +86,28 @@ def compare(runs: list[Path], output: Path) -> None:
             Console().print(
                 f"{escape(run.name)} was not evaluated: python -m ncsn test --ckpt_path ..."
             )
+
+
+def _tabulate(runs: list[Run]) -> tuple[Table, list[dict[str, Any]]]:
+    """The estimates of runs as a table to print, and as rows of a CSV."""
+    table = Table(title="value ± standard error", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("metric", min_width=16, overflow="fold")
+    for heading in (*(run.name for run in runs), "floor"):
+        *path, version = heading.split("/")
+        parts = [*(f"{part}/" for part in path), version]
+        table.add_column(escape("\n".join(parts)), overflow="fold")
+    rows = []
+    for name in dict.fromkeys(key for run in runs if run.report for key in run.report.estimates):
+        estimates = [run.report.estimates.get(name) if run.report else None for run in runs]
+        known = next(each for each in estimates if each)
+        cells = [each.formatted if each else "-" for each in estimates]
+        table.add_row(f"{BETTER[known.better]} {known.title}", *cells, known.formatted_floor)
+        rows += [
+            {"run": run.name, "name": name, **vars(each)}
+            for run, each in zip(runs, estimates, strict=True)
+            if each
+        ]
+    return table, rows
 
 
 def distinct_names(runs: list[Path]) -> dict[Path, str]:

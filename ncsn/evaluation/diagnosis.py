@@ -163,8 +163,8 @@ def decide(title: str, distances: Estimates, excess: Estimate | None = None) -> 
     others = [item for item in distances.items() if item[0] != EXACT]
     name, best = min(others, key=lambda item: item[1].value)
     gain, rest, start = _errors_between(base, best), _errors_between(best), _errors_between(base)
-    is_base = f"{title} is {base.formatted}, {start:.1f} SE above its floor of"
-    is_base += f" {base.formatted_floor}"
+    floor = f"{start:.1f} SE above its floor of {base.formatted_floor}"
+    is_base = f"{title} is {base.formatted}, {floor}"
     is_best = f"the closest is {best.formatted} ({name})"
     if exact is not None and excess is not None:
         worse, over = _errors_between(base, exact), _errors_between(exact)

@@ -170,7 +170,7 @@ def check_finite(samples: Tensor) -> None:
 
 
 def _format(value: float, error: float | None) -> str:
-    """A value with as many digits as its standard error allows, and two of that."""
+    """A value, rounded to two significant digits of its standard error."""
     if not error or not math.isfinite(error):
         return f"{value:.4g}"
     digits = max(0, 1 - math.floor(math.log10(error)))

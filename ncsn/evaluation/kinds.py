@@ -62,7 +62,7 @@ class Trajectory:
     """A :data:`ncsn.sampling.Monitor` that remembers how samples emerge from the noise.
 
     Attributes:
-        num_frames: How many moments to remember, up to twice as many.
+        num_frames: Frames to keep: at least this many of a long run, and fewer than twice as many.
         frames: The first 16 samples at these moments, with their noise level.
         levels: The first 10 samples when they leave each noise level, the last with the Tweedie
             step.

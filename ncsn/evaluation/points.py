@@ -149,7 +149,9 @@ def compare_points(
     return estimate_all(
         lambda x, y: {name: distances[name](x, y) for name in names},
         {name: TITLES[name] for name in names},
-        *(samples, fresh, data),
+        samples,
+        fresh,
+        data,
         errors=errors,
         distance=True,
     )

@@ -29,8 +29,8 @@ def evaluate_samples(
 ) -> tuple[Report, Pictures]:
     """Compare samples in a file or a directory with data.
 
-    Of more samples than the data holds out, as many are chosen at random, always the same: the
-    floor is that of equally many examples.
+    If there are more samples than held-out examples, a fixed random subset of them is compared, so
+    that the floor comes from equally many examples.
 
     Args:
         path: See :func:`read_samples`.
@@ -145,7 +145,7 @@ def read_labels(path: Path, num: int) -> Tensor:
     """The classes of samples: the array ``labels`` of an ``.npz``, integers of shape ``(num,)``.
 
     Raises:
-        ValueError: If there are none, or others.
+        ValueError: If there are none, or they are not ``num`` integers.
     """
     found = np.load(path) if path.suffix == ".npz" else {}
     if "labels" not in found:

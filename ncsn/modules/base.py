@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.progress import ProgressBar
 from ncsn.evaluation.metrics import MeanPerLevel
-from ncsn.levels import ScoreFunction, in_turn
+from ncsn.levels import ScoreFunction, spread_order
 from ncsn.modules.schedules import naming, schedule_length
 from ncsn.modules.storable import StorableModule
 from ncsn.networks import ScoreNetwork
@@ -39,9 +39,9 @@ class ScoreModule(StorableModule, ABC):
         noise_levels: The ladder, shape ``(num_levels,)``, descending.
         sampler: Draws samples.
         parametrisation: How the score is built from the network; by default, it is the score.
-        objective: What is minimised. Validation always takes denoising score matching.
+        objective: What is minimised. Validation always uses denoising score matching.
         optimizer: Called with the parameters.
-        lr_scheduler: Called with the optimizer; none keeps the learning rate constant.
+        lr_scheduler: Called with the optimizer; by default, the learning rate is constant.
         lr_scheduler_interval: Whether the scheduler steps after each epoch or after each step.
         label_dropout: Share in [0, 1) of the labels hidden from a class-conditional network.
         guidance_scale: Weight of the class in samples; see :mod:`ncsn.sampling.guidance`.
@@ -85,7 +85,7 @@ class ScoreModule(StorableModule, ABC):
         self.lr_scheduler_interval, self.label_dropout = lr_scheduler_interval, label_dropout
         self.guidance_scale, self.data_shape = guidance_scale, tuple(data_shape)
         self.noise_levels = nn.Buffer(noise_levels, persistent=False)
-        self.levels_in_turn = nn.Buffer(in_turn(len(noise_levels)), persistent=False)
+        self.level_order = nn.Buffer(spread_order(len(noise_levels)), persistent=False)
         self.data_mean = nn.Buffer(torch.tensor(data_mean))
         self.data_std = nn.Buffer(torch.tensor(data_std))
         self.train_loss = MeanMetric(nan_strategy="disable")  # checking for NaN synchronises
@@ -123,7 +123,10 @@ class ScoreModule(StorableModule, ABC):
         dtype = torch.promote_types(own, torch.float32)
         return self.parametrisation(
             lambda x, sigma: self.network(x.to(own), sigma.to(own), *labels).to(dtype),
-            *(x.to(dtype), sigma.to(dtype), self.data_mean, self.data_std),
+            x.to(dtype),
+            sigma.to(dtype),
+            self.data_mean,
+            self.data_std,
         )
 
     def loss(
@@ -192,9 +195,10 @@ class ScoreModule(StorableModule, ABC):
         # Logging takes as long as a step of a small network.
         trainer = cast(Any, self.trainer)
         if self.global_step % max(1, trainer.log_every_n_steps) == 0:
-            shown = isinstance(trainer.progress_bar_callback, ProgressBar)  # without waiting
+            # Our own bar reads the logged loss, without synchronising the device at each step.
+            own_bar = isinstance(trainer.progress_bar_callback, ProgressBar)
             loss = self._per_dim(outputs["losses"])
-            self.log("train/loss_per_dim", loss, prog_bar=not shown)
+            self.log("train/loss_per_dim", loss, prog_bar=not own_bar)
 
     def _per_dim(self, losses: Tensor) -> Tensor:
         """The mean loss per dimension, without the factor 1/σ_max², so that runs compare."""
@@ -207,14 +211,14 @@ class ScoreModule(StorableModule, ABC):
             self.train_loss.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the mean loss of an epoch that has begun; of several ranks, that of the first."""
+        """Store the running mean loss of an unfinished epoch; of several ranks, the first's."""
         super().on_save_checkpoint(checkpoint)
         if self.train_loss.update_called:
             num_steps = int(self.train_loss.weight.item())
             checkpoint["train_loss"] = self.train_loss.mean_value.item() / num_steps, num_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the mean loss back."""
+        """Restore the running mean loss."""
         if "train_loss" in checkpoint and self.global_rank == 0:
             mean, num_steps = checkpoint["train_loss"]
             self.train_loss.update(torch.full((num_steps,), mean))
@@ -224,10 +228,10 @@ class ScoreModule(StorableModule, ABC):
         x, label = batch
         key = self.global_rank, batch_idx
         generator = seeded_generator(Stream.VALIDATION, *key, device=x.device)
-        # Levels in turn instead of at random: a smaller variance. Few examples take few levels,
-        # but from all of the ladder.
+        # A fixed order instead of random levels lowers the variance; spread_order makes even a
+        # small validation set cover the whole ladder.
         rows = torch.arange(len(x), device=x.device) + batch_idx * len(x)
-        levels = self.levels_in_turn[(rows + self.global_rank) % len(self.noise_levels)]
+        levels = self.level_order[(rows + self.global_rank) % len(self.noise_levels)]
         score = partial(self.score, label=label)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         loss = denoising_score_matching(score, x, self.noise_levels[levels], generator)

@@ -101,12 +101,19 @@ class NCSN(ScoreModule):
             ValueError: If there is only one noise level, between which nothing can flow.
         """
         if len(self.noise_levels) < 2:
-            raise ValueError("a model of one noise level has no likelihood: nothing flows")
+            raise ValueError(
+                "a model of one noise level has no likelihood: raise model.num_levels"
+            )
         sigma_max, sigma_min = self.noise_levels[0].item(), self.noise_levels[-1].item()
         if prior is None:
             prior = GaussianMixture(self.data_mean.expand(1, *x.shape[1:]), self.data_std)
         return log_density(
-            *(self.score, x, prior, sigma_max, sigma_min, num_steps),
+            self.score,
+            x,
+            prior,
+            sigma_max,
+            sigma_min,
+            num_steps,
             exact_divergence=x[0].numel() <= 16,
             generator=generator,
         )

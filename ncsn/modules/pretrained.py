@@ -47,26 +47,34 @@ def write_pretrained(
         ValueError: If there is no evaluation where one is said to be, or one of another model.
     """
     directory = Path(directory)
-    report = None
-    if evaluation is not None:
-        if not (Path(evaluation) / "evaluation.json").is_file():
-            raise ValueError(f"--evaluation {evaluation} is not the directory of a test")
-        report = Report.read(Path(evaluation))
-        about, own = report.about, {"model": type(module).__name__}
-        if data is not None:
-            own["data"] = data["class_path"].rpartition(".")[2]
-        if "samples" in about or any(about.get(name, own[name]) != own[name] for name in own):
-            tested = about.get("model", "samples from a file"), about.get("data")
-            raise ValueError(
-                f"--evaluation {evaluation} is of {' on '.join(map(str, tested))}, and the model "
-                f"is {' on '.join(own.values())}"
-            )
+    report = None if evaluation is None else _read_evaluation(Path(evaluation), module, data)
     config = json.dumps({"model": model, "data": data}, indent=2) + "\n"
     weights = {name: each.contiguous() for name, each in module.state_dict().items()}
     card = _card(module, model, data, report, license)
     for name, content in ((WEIGHTS, save(weights)), (CONFIG, config.encode()), (CARD, card)):
         with replacing(directory / name) as file:
             file.write(content)
+
+
+def _read_evaluation(directory: Path, module: Any, data: Mapping[str, Any] | None) -> Report:
+    """The test of this module on its data.
+
+    Raises:
+        ValueError: If there is none, or it is of another model or other data.
+    """
+    if not (directory / "evaluation.json").is_file():
+        raise ValueError(f"--evaluation {directory} is not the directory of a test")
+    report = Report.read(directory)
+    about, own = report.about, {"model": type(module).__name__}
+    if data is not None:
+        own["data"] = data["class_path"].rpartition(".")[2]
+    if "samples" in about or any(about.get(name, own[name]) != own[name] for name in own):
+        tested = about.get("model", "samples from a file"), about.get("data")
+        raise ValueError(
+            f"--evaluation {directory} is of {' on '.join(map(str, tested))}, and the model is "
+            f"{' on '.join(own.values())}"
+        )
+    return report
 
 
 def _card(
@@ -82,6 +90,10 @@ def _card(
     name = type(module).__name__
     shape = "×".join(map(str, module.data_shape))
     trained_on = data["class_path"] if data else "not stated"
+    python_use = (
+        f"```python\nfrom ncsn.modules import {name}\n\n"
+        f'samples = {name}.from_pretrained("FOLDER").draw(0, 16)\n```\n'
+    )
     lines = [
         f"# {name}, trained on {trained_on.rpartition('.')[2].removesuffix('DataModule')}\n",
         f"- Data: {trained_on}, shape {shape}, mean {module.data_mean:.4g}, "
@@ -92,10 +104,7 @@ def _card(
         f"- Licence: {license}\n",
         "## Use\n",
         "```sh\npython -m ncsn predict --ckpt_path FOLDER\n```\n",
-        f"```python\nfrom ncsn.modules import {name}\n\n"
-        f'samples = {name}.from_pretrained("FOLDER").draw(0, 16)\n```\n'
-        if model["class_path"].startswith("ncsn.")
-        else "",
+        python_use if model["class_path"].startswith("ncsn.") else "",
         "## Figures\n",
     ]
     if report is None:
@@ -139,7 +148,8 @@ def read_pretrained(directory: str | Path) -> dict[str, Any]:
         "hyper_parameters": hparams,
         "config": {"name": directory.absolute().name} | ({"data": data} if data else {}),
         "pytorch-lightning_version": lightning.__version__,
-        **{"epoch": 0, "global_step": 0},
+        "epoch": 0,
+        "global_step": 0,
     }
 
 

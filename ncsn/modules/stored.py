@@ -12,24 +12,30 @@ import yaml
 FIXED_ARGUMENTS = (
     *("network", "parametrisation", "sigma", "sigma_min", "sigma_max", "num_levels", "ladder"),
     *("optimizer", "lr_scheduler", "lr_scheduler_interval"),
-)  # of the model, which give the state in a checkpoint its meaning, or are part of it
+)
+"""Arguments of the model without which the state in a checkpoint has another meaning."""
+
 SETTINGS = (
     *("seed_everything", "trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
-)  # of a config, on which every step depends; so does all of the data and of the average
-WITHOUT_EFFECT = ("data.data_dir", "data.in_memory", "data.num_workers")  # on any step
-DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".parquet", ".safetensors")  # which are no configs
-TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # what they hold may be imported
+)
+"""Options on which every training step depends, in addition to all of ``data`` and ``ema``."""
+
+WITHOUT_EFFECT = ("data.data_dir", "data.in_memory", "data.num_workers")
+"""Options of the data on which no training step depends."""
+
+DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".parquet", ".safetensors")  # never configs
+TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # prefixes that may be imported
 
 
 def check_class_paths(
     stored: Any, given: Any, remedy: str = "give the --config of its training"
 ) -> None:
-    """Raise ``ValueError`` for what a stored config would import or read that no one else names.
+    """Raise ``ValueError`` if a stored config would import or read something untrusted.
 
-    That is neither in what the user gives nor part of this project or torch. Any text counts that
-    names a module or a config that exists: it may be where a class or a function belongs.
+    Trusted is what the user names, and what belongs to this project or to torch. Every string that
+    names an existing module or config file is checked, since it may stand for a class or function.
 
     Args:
         stored: The config, or a part of it.
@@ -100,7 +106,7 @@ def changed_arguments(
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes a training differ from an earlier one, by their configs; nothing if one is {}."""
+    """The settings that differ between two trainings; none if the earlier config is unknown."""
     if not before:
         return []
     old, new = (

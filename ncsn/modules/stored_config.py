@@ -41,7 +41,7 @@ def model_from(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def module_from(cls: type[Module], checkpoint: Mapping[str, Any]) -> Module:
-    """The module of a checkpoint, made of its config, with weights of its own."""
+    """The module that a checkpoint's config describes, with freshly initialised weights."""
     stored = dict(checkpoint["hyper_parameters"])
     stored.pop("_instantiator", None)
     return instantiate_module(cls, stored)
@@ -75,11 +75,10 @@ def config_from(
         config |= {name: stored[name] for name in sorted(names)}
         sections = {"trainer", "best", "last"} & stored.keys()
         config |= {name: _settings(stored[name]) for name in sorted(sections)}
-    else:
-        if command in WITHOUT_DATA and not any(arg.startswith("--data") for arg in args):
-            init_args = model["dict_kwargs"]
-            links = {name: init_args[name] for name in DATA_LINKS if name in init_args}
-            config["data"] = {"class_path": STATISTICS, "init_args": links}
+    elif command in WITHOUT_DATA and not any(arg.startswith("--data") for arg in args):
+        init_args = model["dict_kwargs"]
+        links = {name: init_args[name] for name in DATA_LINKS if name in init_args}
+        config["data"] = {"class_path": STATISTICS, "init_args": links}
     check_class_paths(config, [text for arg in args for text in (arg, arg.partition("=")[2])])
     return config | {"name": Path(str(stored["name"])).name} if "name" in stored else config
 

@@ -82,7 +82,7 @@ def plot_diagnosis(
 
 
 def _errorbars(
-    axes: Axes, rows: Sequence[Mapping[str, float]], name: str, label: str, color: str
+    axes: Axes, rows: Sequence[Mapping[str, float]], name: str, label: str, color: str | None
 ) -> None:
     """A quantity at each noise level, with two standard errors."""
     sigma, values = ([row[key] for row in rows] for key in ("sigma", name))
@@ -135,10 +135,7 @@ def _levels(
 ) -> None:
     for i, (name, rows) in enumerate(runs.items()):
         sigma = [row["sigma"] for row in rows]
-        losses = [row["loss"] for row in rows]
-        errors = [2 * row["loss_standard_error"] for row in rows]
-        color = (colors or {}).get(name)
-        axes.errorbar(sigma, losses, errors, marker=".", label=name, color=color)
+        _errorbars(axes, rows, "loss", name, (colors or {}).get(name))
         for key, (title, style) in LEVEL_STYLES.items():
             if i == 0 and key in rows[0]:
                 values = [row[key] for row in rows]

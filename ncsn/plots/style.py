@@ -29,7 +29,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 @contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Draw or write a picture; where that fails, what is left out gets a warning of one line."""
+    """Turn a failure to draw or write a picture into a one-line warning."""
     try:
         yield
     except Exception as error:

@@ -27,7 +27,7 @@ PREVIOUS = "last.previous.ckpt"  # the one before, in case the last is damaged
 class DurableCheckpointIO(TorchCheckpointIO):
     """Writes a temporary file, syncs it, and then replaces the target; verifies what it reads.
 
-    So a full disk or a power failure leaves the previous file intact; that of LAST is also kept.
+    So a full disk or a power failure leaves the previous file intact; for LAST, it is also kept.
     """
 
     def save_checkpoint(

@@ -45,7 +45,9 @@ def halve_when_out_of_memory(score: Callable[..., Tensor]) -> Callable[..., Tens
         # Here the exception is gone, and with it the tensors that its traceback held.
         garbage_collection_cuda()
         if not (limit := size // 2):
-            raise MemoryError("there is not enough memory for a single sample")
+            raise MemoryError(
+                "there is not enough memory for a single sample: lower the size of model.network"
+            )
         warnings.warn(f"out of memory: evaluating {limit} samples at a time", stacklevel=2)
         return halved(*given)
 

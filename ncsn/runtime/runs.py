@@ -86,7 +86,7 @@ class RunLogger(CSVLogger):
                 return True
 
     def _get_next_version(self) -> int:
-        # Not Lightning's, which passes over a link to a directory that is gone.
+        # Not Lightning's, which ignores dangling links.
         self._numbered = True
         root = Path(self.root_dir)
         names = os.listdir(root) if root.is_dir() else []
@@ -143,7 +143,7 @@ class RunDirectory(SaveConfigCallback):
         """Send the config to W&B and ``auto``'s values to all; keep W&B's name of the run."""
         # Only the first rank comes here: trainer.log_dir would wait for the others.
         directory = getattr(trainer.logger, "log_dir", None)
-        model = model_from({"hyper_parameters": pl_module.hparams}) or {}  # with what is linked
+        model = cast(Any, model_from({"hyper_parameters": pl_module.hparams}))  # with its links
         linked = {"class_path": model["class_path"], "init_args": model["dict_kwargs"]}
         for logger in trainer.loggers:
             if values := cast(Any, pl_module).auto_values:

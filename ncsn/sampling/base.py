@@ -49,8 +49,8 @@ class Sampler(Configured, ABC):
 
     Attributes:
         num_evaluations: Network evaluations of the last call, as counted.
-        acceptance: Share of the proposals that the last call accepted at each noise level, of
-            samplers with a Metropolis step: scalars on the samples' device.
+        acceptance: Acceptance rate of the last call by noise level, as scalars on the samples'
+            device; empty for samplers without a Metropolis step.
 
     Raises:
         ValueError: Here and in all samplers, if a value is outside its domain.
@@ -72,7 +72,7 @@ class Sampler(Configured, ABC):
     ) -> Tensor:
         """Take the states ``x`` from noise level ``sigma`` to ``sigma_next``.
 
-        It is called on a copy of the sampler, whose :meth:`path` has been asked for.
+        Called on a copy of the sampler, after :meth:`path`, so both may keep state on ``self``.
         """
 
     def path(self, noise_levels: Tensor) -> list[float]:
@@ -90,7 +90,7 @@ class Sampler(Configured, ABC):
         return noise_levels[0] * normal_like(x, generator)
 
     def auto_values(self, noise_levels: Tensor) -> dict[str, float]:
-        """What the arguments that are ``"auto"`` stand for on a ladder, by name."""
+        """The values that arguments set to ``"auto"`` take on a ladder, by name."""
         return {}
 
     def num_steps_on(self, noise_levels: Tensor) -> int:
@@ -168,7 +168,7 @@ class LadderSampler(Sampler):
         if sigma_max == sigma_min:
             raise ValueError(
                 f"{type(self).__name__} goes from level to level, but the model has one, "
-                f"{sigma_max:.4g}: use Langevin"
+                f"{sigma_max:.4g}: use Langevin (model.sampler)"
             )
         if self.num_steps is None and self.ladder is None:
             return noise_levels.tolist()

@@ -24,7 +24,7 @@ def fit_ladder(
     Trajectories of the flow are followed with small steps. The cost of a step from one of their
     levels to another is how far Euler's step ends from the trajectory, and dynamic programming
     finds the descent of least cost. An error counts ``growth`` times as much with each step that
-    is taken before, since errors add up. The trajectories of samples are much alike, so 256 do.
+    is taken before, since errors add up. Trajectories are much alike, so 256 are enough.
 
     Source: Chen et al. 2024, "On the Trajectory Regularity of ODE-based Diffusion Sampling"
     (GITS, arXiv 2405.11326), algorithm 1.
@@ -64,7 +64,7 @@ def fit_ladder(
 
 
 def cheapest_path(costs: Tensor, num_steps: int, growth: float) -> list[int]:
-    """The path from the first node to the last in so many steps whose total cost is the least.
+    """The cheapest path from the first node to the last in exactly ``num_steps`` steps.
 
     Args:
         costs: Of a step from node i to node j, shape ``(n, n)``; infinite where there is none.

@@ -28,7 +28,7 @@ class Euler(LadderSampler):
     def step(
         self, score: LevelScore, x: Tensor, sigma: float, sigma_next: float, generator: Generator
     ) -> Tensor:
-        """X + (σ' − σ) dx/dσ."""
+        """Euler's step, x + (σ' − σ) dx/dσ."""
         return x + (sigma_next - sigma) * -sigma * score(x, sigma)
 
 

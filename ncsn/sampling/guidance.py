@@ -1,8 +1,8 @@
 """Classifier-free guidance: samples steered towards a class.
 
-A network that was trained with and without labels (Ho & Salimans 2022) knows both scores of
-∇log p(x | y) = ∇log p(x) + ∇log p(y | x). Their difference is the score of an implicit classifier,
-which can be given more weight::
+A network that was trained with and without labels (Ho & Salimans 2022) knows ∇log p(x | y) and
+∇log p(x). Their difference ∇log p(y | x) is the gradient of an implicit classifier, which can be
+given more weight::
 
     s_w(x) = s(x) + w (s(x | y) − s(x)).
 
@@ -27,7 +27,7 @@ def classifier_free_guidance(
     Args:
         score: Called as ``score(x, sigma, label)``, where −1 stands for any class.
         label: Class of each example, shape ``(batch,)``.
-        guidance_scale: w. Other values than 1 evaluate twice as many examples.
+        guidance_scale: w. Values other than 1 double the number of evaluated examples.
 
     Returns:
         A score function of ``(x, sigma)`` for batches of the size of ``label``.
@@ -38,8 +38,8 @@ def classifier_free_guidance(
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         both = score(torch.cat([x, x]), torch.cat([sigma, sigma]), labels)
-        of_any, of_class = both.chunk(2)
-        return torch.lerp(of_any, of_class, guidance_scale)
+        unconditional, conditional = both.chunk(2)
+        return torch.lerp(unconditional, conditional, guidance_scale)
 
     return guided
 

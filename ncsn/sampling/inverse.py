@@ -44,7 +44,7 @@ from ncsn.levels import ScoreFunction, expand_as
 from ncsn.sampling.linear import LinearOperator, conjugate_gradients
 
 ROUNDING = 1e-3
-"""By which a variance may seem to be below its bound."""
+"""Relative rounding error by which a variance may fall below its bound."""
 
 
 class Measurement(NamedTuple):
@@ -52,7 +52,7 @@ class Measurement(NamedTuple):
 
     Attributes:
         operator: A.
-        y: One measurement an example, shape ``(batch, *measured)``.
+        y: One measurement per example, shape ``(batch, *measured)``.
         noise: s >= 0.
     """
 
@@ -64,8 +64,8 @@ class Measurement(NamedTuple):
         """What x leaves unexplained, y − A x."""
         return self.y.to(x) - self.operator(x)
 
-    def pull(self, x: Tensor, std: Tensor) -> Tensor:
-        """∇log N(y; A x, s² I + std² A Aᵀ) in x: towards what was measured, by its certainty."""
+    def likelihood_score(self, x: Tensor, std: Tensor) -> Tensor:
+        """∇_x log N(y; A x, s² I + std² A Aᵀ)."""
         weighted = self.operator.solve(self.residual(x), self.noise, std)
         return self.operator.adjoint(weighted)
 
@@ -88,7 +88,7 @@ class PosteriorScore(Configured, ABC):
         Args:
             score: The score of the data; it may be one of classes.
             operator: A.
-            y: One measurement an example, shape ``(batch, *measured)``.
+            y: One measurement per example, shape ``(batch, *measured)``.
             noise: Standard deviation s of the noise in y, >= 0.
 
         Raises:
@@ -120,7 +120,7 @@ class AnnealedLikelihood(PosteriorScore):
         self, score: ScoreFunction, x: Tensor, sigma: Tensor, given: Measurement
     ) -> Tensor:
         """See :class:`PosteriorScore`."""
-        return score(x, sigma) + given.pull(x, sigma)
+        return score(x, sigma) + given.likelihood_score(x, sigma)
 
 
 class Replacement(PosteriorScore):
@@ -141,13 +141,13 @@ class Replacement(PosteriorScore):
         """See :class:`PosteriorScore`."""
         s, operator = score(x, sigma), given.operator
         measured = operator.adjoint(operator.solve(operator(s), 0.0, torch.ones_like(sigma)))
-        return s - measured + given.pull(x, sigma)
+        return s - measured + given.likelihood_score(x, sigma)
 
 
 class DPS(PosteriorScore):
     """Diffusion posterior sampling: the likelihood of the denoised data, ∇log N(y; A D(x), s² I).
 
-    It is surer of D(x) than it can be, and stiff: for data of standard deviation τ, a step of
+    It treats D(x) as certain, and is stiff: for data of standard deviation τ, a step of
     ancestral sampling from σ = τ to gτ takes a share of (1 − g²) ‖A‖² τ² / 4s² of the residual,
     which must be below 2. The paper's algorithm takes steps of a fixed length instead,
     −ζ' ∇‖r‖² / ‖r‖ in the units of a variance preserving chain. As a score, that is::
@@ -181,9 +181,9 @@ class DPS(PosteriorScore):
         self, score: ScoreFunction, x: Tensor, sigma: Tensor, given: Measurement
     ) -> Tensor:
         """See :class:`PosteriorScore`."""
-        s, denoised, vjp = denoise(score, x, sigma)
+        s, denoised, vjp = denoise_with_vjp(score, x, sigma)
         if self.step_size is None:
-            return s + vjp(given.pull(denoised, torch.zeros_like(sigma)))
+            return s + vjp(given.likelihood_score(denoised, torch.zeros_like(sigma)))
         residual = given.residual(denoised)
         length = expand_as(residual.flatten(1).norm(dim=1), residual)
         unit = residual / length.clamp(min=torch.finfo(length.dtype).tiny)
@@ -210,24 +210,24 @@ class PiGDM(PosteriorScore):
         self, score: ScoreFunction, x: Tensor, sigma: Tensor, given: Measurement
     ) -> Tensor:
         """See :class:`PosteriorScore`."""
-        s, denoised, vjp = denoise(score, x, sigma)
+        s, denoised, vjp = denoise_with_vjp(score, x, sigma)
         r = sigma * self.data_std / (sigma**2 + self.data_std**2).sqrt()
-        return s + vjp(given.pull(denoised, r))
+        return s + vjp(given.likelihood_score(denoised, r))
 
 
 class MMPS(PosteriorScore):
     """Moment matching posterior sampling: x_0 ~ N(D(x), V), V = σ² Jᵀ by Tweedie's formula.
 
     The linear system (s² I + A V Aᵀ) u = y − A D(x) is solved by conjugate gradients, in which a
-    product with V is one with the Jacobian of the network. V is a covariance, but the Jacobian of
-    a network that has learned is neither quite symmetric nor positive: an example for which a
-    direction shows it, with less variance than s², keeps the solution that it has.
+    product with V is one with the Jacobian of the network. V should be a covariance, but a learned
+    network's Jacobian is neither quite symmetric nor positive. An example stops iterating at the
+    first direction that shows it, by a variance below s².
 
     Source: Rozet et al. 2024 (arXiv 2405.13712), section 3.
 
     Args:
-        iterations: Of conjugate gradients, each the cost of a backward pass, >= 1. More are more
-            exact as far as V is a covariance.
+        iterations: Number of conjugate gradient steps, >= 1, each the cost of a backward pass.
+            More solve the system more exactly, as far as V is a covariance.
     """
 
     def __init__(self, iterations: int = 1) -> None:
@@ -239,7 +239,7 @@ class MMPS(PosteriorScore):
         self, score: ScoreFunction, x: Tensor, sigma: Tensor, given: Measurement
     ) -> Tensor:
         """See :class:`PosteriorScore`."""
-        s, denoised, vjp = denoise(score, x, sigma)
+        s, denoised, vjp = denoise_with_vjp(score, x, sigma)
         operator, variance = given.operator, expand_as(sigma, x) ** 2
 
         def covariance(u: Tensor) -> Tensor:
@@ -250,10 +250,10 @@ class MMPS(PosteriorScore):
         return s + vjp(operator.adjoint(u))
 
 
-def denoise(
+def denoise_with_vjp(
     score: ScoreFunction, x: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """The score s, the denoiser D(x) = x + σ² s, and the product of a tensor with Jᵀ.
+    """The score s, the denoised D(x) = x + σ² s, and the vector-Jacobian product v ↦ Jᵀ v of D.
 
     The network is differentiated here whether the caller is inside ``torch.no_grad`` or not.
     """

@@ -76,9 +76,9 @@ def log_density(
     Args:
         score: The score function, differentiable.
         x: Points, shape ``(batch, *event)``.
-        prior: The density of the data, of which that at sigma_max is taken there. What it gets
-            wrong is an error of the result: a Gaussian of the data's mean and variance in place
-            of the data itself costs 0.01 nats on two moons with NCSNv2's sigma_max.
+        prior: The density at sigma_max is taken from it. Its error there adds to that of the
+            result: a Gaussian of the data's mean and variance in place of the data itself costs
+            0.01 nats on two moons with NCSNv2's sigma_max.
         sigma_max: Noise level at which the flow ends.
         sigma_min: Noise level of the density asked for, 0 < sigma_min < sigma_max.
         num_steps: Steps of the finer grid, even, at least 2; four evaluations each.
@@ -133,7 +133,7 @@ def log_probability(
     sigma: float,
     generator: Generator = None,
 ) -> LogDensity:
-    """A lower bound of log P(x) of data on a grid of values, by one draw of its noised data.
+    """A one-sample estimate of a lower bound of log P(x), for data on a grid of values.
 
     Source: the module's docstring; with equal frequencies, the decoder of Variational Diffusion
     Models (Kingma et al. 2021, arXiv 2107.00630).
@@ -147,7 +147,7 @@ def log_probability(
         generator: Source of the noise.
 
     Returns:
-        Bounds in nats, of which the mean over draws is one, and the errors of the density.
+        Estimates in nats, whose mean over draws is a lower bound, and the errors of the density.
 
     Raises:
         ValueError: If a number of ``x`` is not among the values.

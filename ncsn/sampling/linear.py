@@ -127,7 +127,7 @@ class RandomProjection(Matrix):
     Args:
         shape: Shape of an example.
         num: Number of vectors, from 1 to the number of values.
-        seed: Which ones.
+        seed: Seed of the choice.
     """
 
     def __init__(self, shape: tuple[int, ...], num: int, seed: int = 0) -> None:

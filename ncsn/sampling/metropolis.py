@@ -1,4 +1,4 @@
-"""Metropolis-adjusted Langevin dynamics, and correctors.
+"""The Metropolis-adjusted Langevin algorithm (MALA), and correctors.
 
 The stationary density of Langevin dynamics is the wanted p only in the limit of small steps. It is
 p for any step size η if each step is a proposal (Besag 1994; Roberts & Tweedie 1996)::
@@ -15,9 +15,9 @@ A score does not say what p is, but what it changes by. With d = x' − x and s'
     log q(x|x') − log q(x'|x) = −½ (s + s') · d − (η/8) (‖s'‖² − ‖s‖²).
 
 The integral is taken by the Gauss-Lobatto rule with n nodes, two of which are x and x', whose
-scores the proposals need anyway: a step costs n − 1 evaluations. The rule is exact for a score
-that along the segment is a polynomial of degree up to 2n − 3, so of a Gaussian for any n. Else its
-error is that of a derivative at some t (Abramowitz & Stegun, 25.4.32)::
+scores the proposals need anyway: a step costs n − 1 evaluations. The rule is exact if the score
+is a polynomial of degree up to 2n − 3 along the segment, so for a Gaussian at any n. Otherwise its
+error is, for some t in (0, 1) (Abramowitz & Stegun, 25.4.32)::
 
     −n (n−1)³ (n−2)!⁴ / ((2n−1) (2n−2)!³) (d/dt)^{2n−2} s(x + t d) · d:
 
@@ -25,7 +25,7 @@ of order ‖d‖^{2n−1}, or η^{n−½}, with the factor 1/2880 for n = 3 (Sim
 for n = 4. With n = 2 the integral cancels against the first term of log q, and the error is of the
 order of log α itself.
 
-A learned score is no gradient: no p belongs to it. The integral is then the work of the field
+A learned score is not a gradient: no p belongs to it. The integral is then the work of the field
 along the segment, and depends on the path. It still changes its sign with the direction. Along a
 closed path of segments the log ratios sum to the circulation of the field (what its curl is in the
 plane), not to 0, so detailed balance holds up to that: if s = ∇log p + r, each log ratio differs
@@ -79,7 +79,7 @@ def line_integral(
     sigma: float,
     num_nodes: int,
 ) -> Tensor:
-    """∫ s · dx along segments, log p(x') − log p(x) if s is the score of p; module's docstring.
+    """∫ s · dx along segments: log p(x') − log p(x) if s is the score of p.
 
     Args:
         score: The score function, called at the inner nodes.
@@ -100,7 +100,7 @@ def line_integral(
 
 
 class MetropolisLangevin(AnnealedLangevin):
-    """Langevin steps that are accepted or rejected, each sample by itself.
+    """MALA: Langevin steps that are accepted or rejected, each sample on its own.
 
     On a ladder it anneals; at one level it is a chain whose stationary density is that of the
     score for any step size, up to the error of the integral: see the module's docstring. The
@@ -108,9 +108,9 @@ class MetropolisLangevin(AnnealedLangevin):
 
     Args:
         steps_per_level: Number of steps at each noise level, at least 1.
-        epsilon: See :class:`AnnealedLangevin`; of :func:`metropolis_share`, by
-            :func:`ncsn.sampling.langevin.epsilon_from_share`. In 10,000 dimensions, ``None`` has
-            an acceptance below 0.01.
+        epsilon: See :class:`AnnealedLangevin`; a good choice in many dimensions is
+            ``epsilon_from_share(metropolis_share(dim), sigma_max)``. In 10,000 dimensions,
+            ``None`` accepts fewer than 1 % of the proposals.
         num_nodes: Nodes n of the line integral, at least 2; n − 1 evaluations a step.
         kwargs: See :class:`AnnealedLangevin`. At one level, ``denoise=False`` leaves the samples
             at the noise level of the score.
@@ -141,9 +141,9 @@ class MetropolisLangevin(AnnealedLangevin):
         x_new = x + eta / 2 * s + math.sqrt(eta) * normal_like(x, generator)
         s_new = score(x_new, sigma)
         work = line_integral(score, (x, x_new), (s, s_new), sigma, self.num_nodes)
-        proposals = _dot(s + s_new, x_new - x) / 2 + eta / 8 * (_dot(s_new, s_new) - _dot(s, s))
+        log_q = -_dot(s + s_new, x_new - x) / 2 - eta / 8 * (_dot(s_new, s_new) - _dot(s, s))
         log_u = ((uniform_like(work, generator) + 1) / 2).log()
-        accepted = log_u < work - proposals  # a proposal that is not finite is rejected
+        accepted = log_u < work + log_q  # a proposal that is not finite is rejected
         rate = accepted.float().mean() / self.steps_per_level
         self.acceptance[sigma] = self.acceptance.get(sigma, 0) + rate
         x, s = (
@@ -154,7 +154,7 @@ class MetropolisLangevin(AnnealedLangevin):
 
 
 class Corrected(Sampler):
-    """A sampler with steps of a corrector at each level that it reaches, before it goes on.
+    """A sampler that is followed, at each level it reaches, by steps of a corrector.
 
     Predictor-corrector sampling (Song et al. 2021, arXiv 2011.13456, section 4.2) with any of
     both: ``Corrected(DPMSolver(20), MetropolisLangevin(5))``. Prior and Tweedie step are the

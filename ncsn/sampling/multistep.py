@@ -86,7 +86,7 @@ class IPNDM(LadderSampler):
     def step(
         self, score: LevelScore, x: Tensor, sigma: float, sigma_next: float, generator: Generator
     ) -> Tensor:
-        """X + ∫ dx/dσ dσ."""
+        """The step x + ∫ (dx/dσ) dσ; see the class."""
         u, u_next = sigma ** (1 / 7), sigma_next ** (1 / 7)
         self._past = ((u, -sigma * score(x, sigma)), *self._past)[: self.order]
         return x + _integral(self._past, u, u_next, lambda u: 7 * u**6)

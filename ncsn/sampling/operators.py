@@ -15,7 +15,7 @@ from ncsn.sampling.linear import LinearOperator, measured_variances
 
 
 class Mask(LinearOperator):
-    """Some of the values, in a row; A Aᵀ = I.
+    """A subset of the values, as a vector; A Aᵀ = I.
 
     Args:
         shape: Shape of an example.
@@ -23,7 +23,7 @@ class Mask(LinearOperator):
             of a ``.npy`` with it.
 
     Raises:
-        ValueError: If the mask does not fit, or knows nothing.
+        ValueError: If the mask does not fit the shape, or measures nothing.
         OSError: If there is no such file.
     """
 
@@ -102,7 +102,7 @@ class RandomMask(Mask):
     Args:
         shape: Shape of an example: ``(channels, height, width)``, or ``(dim,)``.
         share: Share of the places that are measured, in (0, 1].
-        seed: Which ones.
+        seed: Seed of the choice.
     """
 
     def __init__(self, shape: tuple[int, ...], share: float = 0.5, seed: int = 0) -> None:
@@ -121,7 +121,7 @@ class SubsampledFourier(Mask):
     Args:
         shape: ``(channels, height, width)``, or ``(dim,)``.
         share: Share of the frequencies that are measured, in (0, 1].
-        seed: Which ones; the chance of a frequency f falls as 1 / ‖f‖.
+        seed: Seed of the choice; the chance of a frequency f falls as 1 / ‖f‖.
     """
 
     selects = False
@@ -151,11 +151,11 @@ class SubsampledFourier(Mask):
 
 
 class Downsampling(LinearOperator):
-    """Means of squares of pixels; A Aᵀ = I / factor².
+    """Means over square blocks of pixels; A Aᵀ = I / factor².
 
     Args:
         shape: ``(channels, height, width)``.
-        factor: Side of a square, >= 2, which divides height and width.
+        factor: Side of a block, >= 2, which must divide the height and the width.
     """
 
     def __init__(self, shape: tuple[int, ...], factor: int = 2) -> None:

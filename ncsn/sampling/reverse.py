@@ -16,7 +16,7 @@ from ncsn.levels import expand_as
 from ncsn.random import Generator, normal_like
 from ncsn.sampling.base import LadderSampler, LevelScore
 
-EXPLODING = GaussianDiffusion(alpha=torch.ones_like, sigma=lambda t: t)
+VARIANCE_EXPLODING = GaussianDiffusion(alpha=torch.ones_like, sigma=lambda t: t)
 """x_σ = x_0 + σ ε: the variance-exploding diffusion, with the noise level as its time."""
 
 
@@ -39,7 +39,7 @@ class Ancestral(LadderSampler):
         denoised = x + sigma**2 * score(x, sigma)
         # On the CPU: a comparison of times on a GPU would wait for it.
         t, s = (torch.tensor([level], dtype=torch.float64) for level in (sigma, sigma_next))
-        return EXPLODING.posterior(x, denoised, s, t).sample(generator)
+        return VARIANCE_EXPLODING.posterior(x, denoised, s, t).sample(generator)
 
 
 class Resampling(Ancestral):

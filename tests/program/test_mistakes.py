@@ -109,7 +109,7 @@ MISTAKES = {
     ),
     "a config of another model": (
         ["predict", *MOONS, "--pretrained", "digits"],
-        "the checkpoint is of NCSN, and the config of DSM",
+        "the checkpoint is of NCSN, for data of shape (1, 8, 8), and the config of DSM",
     ),
     "guidance without classes": (
         ["predict", "--pretrained", "digits", "--model.guidance_scale", "3"],

@@ -117,7 +117,7 @@ def test_a_class_can_be_asked_for_and_guided(cli, capsys):
 
 
 def test_a_checkpoint_of_other_data_is_refused(cli, capsys, trained):
-    checkpoint = trained("moons_ncsn") / "checkpoints/last.ckpt"
+    checkpoint = trained("moons") / "checkpoints/last.ckpt"
     assert cli("predict", *DIGITS, "--ckpt_path", checkpoint) == 1
     assert "(2,)" in error_line(capsys.readouterr().err)
 

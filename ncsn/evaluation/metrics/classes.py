@@ -19,7 +19,7 @@ def class_divergence(logits: Tensor, shares: Tensor) -> float:
 
 
 def class_shares(labels: Tensor, num_classes: int) -> Tensor:
-    """The share of each class in a training set, shape ``(num_classes,)``, for the above.
+    """The share of each class in a training set, shape ``(num_classes,)``.
 
     A class without an example counts as half of one: its share is not known to be zero, and a
     single sample of it should not make the divergence infinite.
@@ -33,5 +33,5 @@ def class_shares(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def confidence(logits: Tensor) -> float:
-    """The mean probability of the most likely class, shape ``(n, num_classes)`` of logits."""
+    """The mean probability of the most likely class, from logits of shape ``(n, num_classes)``."""
     return logits.softmax(1).amax(1).mean().item()

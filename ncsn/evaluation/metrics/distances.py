@@ -51,8 +51,8 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 def kernel_distance(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool = True) -> float:
     """The squared maximum mean discrepancy, E k(X, X') + E k(Y, Y') − 2 E k(X, Y).
 
-    In the features of a network, with the cubic kernel and unbiased, it is the kernel distance
-    (KID) of Bińkowski et al. 2018.
+    In a network's features, with the cubic kernel and unbiased, it is the kernel inception
+    distance (KID) of Bińkowski et al. 2018.
 
     Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equations 3 and 5.
 
@@ -60,8 +60,8 @@ def kernel_distance(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool = Tr
         x: Shape ``(n, dim)``.
         y: Shape ``(m, dim)``.
         kernel: The kernel.
-        unbiased: Whether X and X' are different examples. The mean between two sets of the same
-            distribution is then zero, and some values are negative; else equal sets have zero.
+        unbiased: Whether to leave out the pairs of an example with itself. The estimate is then
+            unbiased and may be negative; otherwise it is >= 0, and 0 between equal sets.
     """
     return (
         _mean_of_pairs(kernel, x, x, different=unbiased)

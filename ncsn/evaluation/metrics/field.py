@@ -1,13 +1,13 @@
 """A score function as a vector field: its curl and its divergence, level by level.
 
-The *curl* is that of the denoiser D(x) = x + σ² s(x), whose Jacobian, of the exact score, is the
-covariance Cov(x_0 | x) / σ²: symmetric. It is 0 if the score is a gradient, and 1 at most::
+The *curl* is that of the denoiser D(x) = x + σ² s(x). With the exact score, its Jacobian is the
+symmetric Cov(x_0 | x) / σ². The curl is 0 if the score is a gradient, and 1 at most::
 
     curl = ‖(∂D − ∂Dᵀ) / 2‖ / ‖∂D‖,      root mean squares of Frobenius norms.
 
 (Of the score's own Jacobian, the share would be small at large noise for any network, because of
-the −1/σ² on the diagonal.) The divergence has a value to be compared with: by parts, its mean is
-E[div s] = −E[s · s*] with the exact score s*. So for that the *Stein residual*::
+the −1/σ² on the diagonal.) The divergence has a reference value: by parts, its mean is
+E[div s] = −E[s · s*], where s* is the exact score. So for s = s* the *Stein residual*::
 
     σ² E[‖s‖² + div s] / D
 

@@ -268,7 +268,7 @@ def test_predict_refuses_what_it_cannot_do(cli, capsys, trained):
         ("--first_sample", -1): "--first_sample must be at least 0",
         ("--batch_size", 0): "--batch_size must be at least 1",
         ("--resume", "nowhere"): "is not the directory of an interrupted predict",
-        ("--trainer.limit_predict_batches", 1): "would leave out samples",
+        ("--trainer.limit_predict_batches", 2): "would leave out samples",
         ("--trainer.fast_dev_run", "true"): "would leave out samples",
     }.items():
         assert cli(*predict, *options) == 1

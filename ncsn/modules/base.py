@@ -218,8 +218,8 @@ class ScoreModule(StorableModule, ABC):
             checkpoint["train_loss"] = self.train_loss.mean_value.item() / num_steps, num_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the running mean loss."""
-        if "train_loss" in checkpoint and self.global_rank == 0:
+        """Restore the running mean loss, on all ranks: they compute the epoch's mean together."""
+        if "train_loss" in checkpoint:
             mean, num_steps = checkpoint["train_loss"]
             self.train_loss.update(torch.full((num_steps,), mean))
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ncsn.modules import ScoreModule
 
 
+CURVES = {"train": "training, levels as drawn", "validation": "validation, all levels alike"}
+"""In the picture of the losses: with a density of the levels the two are of different levels."""
+
+
 class Preview(Callback):
     """Draws samples at the end of a validation, and once more when the training has ended.
 
@@ -133,7 +137,8 @@ class Preview(Callback):
         with self._sampling(pl_module) as module:
             self._final(trainer, module)
         pl_module.cpu()
-        write_pictures(trainer, lambda: {"losses": plots.plot_losses(self.losses)}, self.directory)
+        curves = {CURVES[name]: points for name, points in self.losses.items()}
+        write_pictures(trainer, lambda: {"losses": plots.plot_losses(curves)}, self.directory)
         seconds = time.perf_counter() - self.start
         share = f"{self.seconds_sampling / seconds:.1%} of {seconds:.0f} s"
         rank_zero_info(f"Pictures are in {self.directory} (drawing them took {share})")

@@ -65,8 +65,13 @@ NOISY: dict[str, Callable[[int, Ladder], Sampler]] = {
 STRENGTHS: dict[str, Callable[[int, Ladder], Sampler]] = {
     f"SDE-DPM-Solver++(2M), eta {eta:g}": lambda num, fitted, eta=eta: DPMSolver(num, eta=eta)
     for eta in (1.25, 1.5, 2.5)
+} | {
+    f"SDE-DPM-Solver++(2M), rho {rho}, eta {eta:g}": (
+        lambda num, fitted, rho=rho, eta=eta: DPMSolver(num, eta=eta, ladder=Rho(rho))
+    )
+    for rho, eta in ((3, 1.5), (7, 1.5), (7, 2.0))
 }
-"""More strengths of the noise, which are measured if they are named."""
+"""More strengths of the noise, also on other ladders, which are measured if they are named."""
 
 ALL = FLOW | NOISY | STRENGTHS
 TWO_A_STEP = ("Heun, rho 7", "predictor-corrector")  # so that their number is odd

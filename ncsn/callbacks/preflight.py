@@ -76,8 +76,11 @@ def try_sampler(module: "ScoreModule") -> None:
     if type(sampler).__call__ is not Sampler.__call__ or len(path) < 2:
         return
     x = sampler.initial(levels.new_empty(2, *module.data_shape), levels, generator)
+
+    def score(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return module.score(x, x.new_full((len(x),), sigma))
+
     with torch.no_grad(), evaluation_mode(module):
-        score = lambda x, sigma: module.score(x, x.new_full((len(x),), sigma))  # noqa: E731
         y: Any = sampler.step(score, x, path[0], path[1], generator)
     if not isinstance(y, torch.Tensor) or y.shape != x.shape:
         what = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else repr(y)

@@ -76,11 +76,8 @@ def test(
         classifier_accuracy: Whether to train a classifier on samples of a class-conditional
             model, and to test it on the data.
     """
-    _check_positive("num_samples", num_samples)
-    if num_likelihood_examples is not None and num_likelihood_examples < 0:
-        raise ValueError(
-            f"--num_likelihood_examples must be at least 0, got {num_likelihood_examples}"
-        )
+    _check_least("num_samples", num_samples)
+    _check_least("num_likelihood_examples", num_likelihood_examples, 0)
     for name, wanted in (("inception", inception), ("classifier_accuracy", classifier_accuracy)):
         if wanted and not isinstance(cli.datamodule.kind, Images):
             raise ValueError(f"--{name} is for images: leave it out")
@@ -103,7 +100,7 @@ def diagnose(cli: CLI, num_samples: int | None = None) -> None:
         num_samples: Number of samples of each solver, by default 5,000 points or 1,000 images;
             no more than there are test images.
     """
-    _check_positive("num_samples", num_samples)
+    _check_least("num_samples", num_samples)
     _read_checkpoint(cli)
     _run_test(cli, Diagnosis(num_samples))
 
@@ -134,9 +131,8 @@ def predict(
         png: Whether to write each image as png/NUMBER.png as well.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        _check_positive(name, value)
-    if first_sample < 0:
-        raise ValueError(f"--first_sample must be at least 0, got {first_sample}")
+        _check_least(name, value)
+    _check_least("first_sample", first_sample, 0)
     model, trainer, num_classes = cli.model, cli.trainer, cli.model.network.num_classes
     _check_label(label, num_classes)
     if num_samples < trainer.world_size:
@@ -202,7 +198,7 @@ def restore(
         simulate: Whether the input is the data itself, to be measured here, with noise.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        _check_positive(name, value)
+        _check_least(name, value)
     model, method = cli.model, method or MMPS()
     _check_label(label, model.network.num_classes)
     if model.sampler.denoise and not method.denoises:
@@ -273,9 +269,9 @@ def _read_checkpoint(cli: CLI) -> dict[str, Any] | None:
     return checkpoint
 
 
-def _check_positive(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ValueError(f"--{name} must be at least 1, got {value}")
+def _check_least(name: str, value: int | None, least: int = 1) -> None:
+    if value is not None and value < least:
+        raise ValueError(f"--{name} must be at least {least}, got {value}")
 
 
 def _batches(

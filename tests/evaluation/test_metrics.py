@@ -11,6 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from ncsn.evaluation import standard_errors
+from ncsn.evaluation.estimate import estimate_mean
 from ncsn.evaluation.metrics import (
     class_divergence,
     class_shares,
@@ -266,3 +267,7 @@ def test_a_copy_of_an_example_that_is_twice_in_the_data_counts(noise):
 def test_data_of_one_example_has_no_second_nearest():
     with pytest.raises(ValueError, match="1 different examples, but 2"):
         nearest_neighbours(torch.zeros(3, 2), torch.ones(8, 2))
+
+
+def test_a_mean_that_is_not_finite_is_printed():
+    assert estimate_mean("likelihood", torch.tensor([1.0, math.inf, 2.0])).formatted == "inf"

@@ -68,6 +68,15 @@ def test_points_of_any_type_are_read(dtype):
     np.testing.assert_array_equal(read.numpy(), points.astype("float32"))
 
 
+def test_an_archive_whose_compressed_data_is_damaged_is_named():
+    np.savez_compressed("bad.npz", samples=np.random.default_rng(0).normal(size=(500, 3)))
+    content = bytearray(Path("bad.npz").read_bytes())
+    content[2000:2100] = bytes(100)
+    Path("bad.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.npz is not an array of numbers"):
+        read_samples(Path("bad.npz"), (3,))
+
+
 def save(**arrays):
     np.savez("bad.npz", **arrays)
 

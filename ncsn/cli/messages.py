@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+import yaml
+
 CLASSES = {
     *("ncsn.modules", "ncsn.networks", "ncsn.sampling", "ncsn.parametrisation", "ncsn.levels"),
     *("ncsn.data", "ncsn.objectives", "torch.optim", "torch.optim.lr_scheduler"),
@@ -77,3 +79,25 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: floa
     matches = get_close_matches(name, others, 1, cutoff)
     matches = matches or [each for each in others if each.lower().startswith(name.lower())]
     return f"; did you mean {prefix}{matches[0]}?" if matches else ""
+
+
+def repeated_key(text: str) -> str | None:
+    """A key that a mapping of a YAML text has twice, with its line: YAML would keep the last."""
+    try:
+        nodes = [("", yaml.compose(text, yaml.SafeLoader))]
+    except yaml.YAMLError:  # whoever reads the text says what is wrong
+        return None
+    while nodes:
+        prefix, node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += [(prefix, each) for each in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            names = [str(key.value) for key, _ in node.value]
+            for k, name in enumerate(names):
+                if name in names[:k]:
+                    return f"{prefix}{name} (again in line {node.value[k][0].start_mark.line + 1})"
+            nodes += [
+                (f"{prefix}{name}.", value)
+                for name, (_, value) in zip(names, node.value, strict=True)
+            ]
+    return None

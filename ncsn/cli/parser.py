@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 import ncsn.optimizers  # noqa: F401  # a checkpoint may name only what is imported already
 from ncsn.callbacks import EMA, Divergence, OneThread, Preflight, ProgressBar
 from ncsn.cli.errors import fail, root_cause
-from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain
+from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain, repeated_key
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
@@ -73,6 +73,12 @@ class Parser(LightningArgumentParser):
             raise ValueError(f"--config is the path of a text file: {path}: {error}") from error
         self.file = ""
         return config
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse the text of a config, in which each option may stand once."""
+        if twice := repeated_key(content):
+            self.error(f"{twice} is given twice: leave one of the two")
+        return super().parse_string(content, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """See :class:`Parser`; the parser of a class that is an option leaves that to its user."""

@@ -170,6 +170,11 @@ CONFIGS = {
     "no options": ("plain text\n" * 50, "own.yaml: ", "it is not a config"),
     "option": ("model: {init_args: {sigm: 1}}", "own.yaml: ", "did you mean --model.sigma?"),
     "value": ("model: {init_args: {sigma: much}}", "own.yaml: ", "expected float"),
+    "option twice": (
+        "trainer:\n  max_epochs: 1\n  max_epochs: 2\n",
+        *("own.yaml: ", "trainer.max_epochs (again in line 3) is given twice"),
+    ),
+    "block twice": ("data: {}\ntrainer: {}\ndata: {}\n", "own.yaml: ", "data (again in line 3)"),
 }
 
 

@@ -59,6 +59,7 @@ class Setting:
         network: Arguments of the U-Net that differ from those of mnist_cpu.yaml.
         attention: Whether the middle block attends over its 7x7 positions.
         bf16: Whether networks compute in bfloat16.
+        compiled: Whether the network is compiled, with ``torch.compile``.
     """
 
     optimizer: Literal["adam", "muon", "soap"] = "muon"
@@ -75,6 +76,7 @@ class Setting:
     network: dict[str, int | list[int]] = field(default_factory=dict)
     attention: bool = False
     bf16: bool = True
+    compiled: bool = False
 
 
 def batches(images: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -254,6 +256,8 @@ def measure(
                 module.network.embedding.mlp[0].out_features,
             )
             module.network.middle = AttentiveBlock(*widths)
+        if setting.compiled:
+            module.network.compile()
         start = time.process_time()
         train(module, reference.train, setting, seed)
         seconds = time.process_time() - start

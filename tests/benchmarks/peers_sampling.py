@@ -164,7 +164,7 @@ def ours(make: Callable[[int], Sampler]) -> Draw:
 
 
 SAMPLERS: dict[str, tuple[tuple[str, ...], Draw]] = {
-    "ncsn: SDE-DPM-Solver++(2M)": ((), ours(lambda num: DPMSolver(num, eta=1.0))),
+    "ncsn: SDE-DPM-Solver++(2M), eta 2": ((), ours(lambda num: DPMSolver(num, eta=2.0))),
     "ncsn: SA-Solver 2/2": ((), ours(lambda num: SASolver(num, 1.0, 2, 2))),
     "ncsn: iPNDM-4, rho 7": ((), ours(lambda num: IPNDM(num, ladder=Rho(7)))),
     "diffusers: DDIM": (

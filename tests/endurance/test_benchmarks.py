@@ -208,6 +208,15 @@ def test_peers_sampling(mnist_dir, capsys):
     assert Path("peers_sampling.png").is_file()
 
 
+def test_peers_use(capsys):
+    from peers import PEERS, installed
+    from peers_use import measure
+
+    measure(("azula",), num_steps=1)
+    row = "| azula | trains on; 100% of the weights are not finite |"
+    assert (row in capsys.readouterr().out) is installed("azula", PEERS["azula"].requires)
+
+
 def test_peers_evaluation(mnist_dir, capsys):
     from peers_evaluation import measure
 

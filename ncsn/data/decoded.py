@@ -29,7 +29,7 @@ FIRST, FIRST_BYTES = 4096, 2**30
 DEEP = ("I", "F")  # modes of PIL with more than 8 bits
 
 
-class Pictures(ABC):
+class EncodedImages(ABC):
     """Encoded images, and how they become tensors of one size.
 
     Args:
@@ -97,11 +97,11 @@ class Pictures(ABC):
                 pass
 
 
-class DecodedImages(TensorBatches):
+class LazyImages(TensorBatches):
     """Images that are decoded when they are asked for, and their labels.
 
     Args:
-        pictures: The images.
+        encoded: The images.
         numbers: Which of them, shape ``(n,)``.
         labels: Their classes, shape ``(n,)``.
         num_workers: Number of processes that decode them.
@@ -110,33 +110,33 @@ class DecodedImages(TensorBatches):
 
     def __init__(
         self,
-        pictures: Pictures,
+        encoded: EncodedImages,
         numbers: Tensor,
         labels: Tensor,
         num_workers: int,
         counts: Tensor,
     ) -> None:
-        self.pictures, self.numbers, self.labels = pictures, numbers, labels
+        self.encoded, self.numbers, self.labels = encoded, numbers, labels
         self.num_workers, self.counts = num_workers, counts
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.pictures.decode(int(self.numbers[index])), self.labels[index]
+        return self.encoded.decode(int(self.numbers[index])), self.labels[index]
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of the given examples."""
-        images = [self.pictures.decode(number) for number in self.numbers[indices].tolist()]
+        images = [self.encoded.decode(number) for number in self.numbers[indices].tolist()]
         return torch.stack(images), self.labels[indices]
 
     @cached_property
     def data(self) -> Tensor:  # type: ignore[override]
         """The first images, which statistics and comparisons make do with."""
-        first = self.pictures.decode(int(self.numbers[0]))
+        first = self.encoded.decode(int(self.numbers[0]))
         num = min(len(self), FIRST, max(1, FIRST_BYTES // first.numel()))
         data = torch.empty((num, *first.shape), dtype=torch.uint8)
-        self.pictures.decode_all(self.numbers[:num].tolist(), data.__setitem__)
+        self.encoded.decode_all(self.numbers[:num].tolist(), data.__setitem__)
         return data
 
     def count_values(self) -> Tensor:
@@ -191,11 +191,11 @@ class ImageDataModule(InMemoryDataModule):
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
         self.in_memory, self.num_workers = in_memory, num_workers
 
-    def split(self, pictures: Pictures, labels: Tensor) -> dict[str, TensorBatches]:
+    def split(self, encoded: EncodedImages, labels: Tensor) -> dict[str, TensorBatches]:
         """The images in random order, in memory or not.
 
         Args:
-            pictures: The images.
+            encoded: The images.
             labels: Their classes, shape ``(n,)``.
 
         Raises:
@@ -203,16 +203,16 @@ class ImageDataModule(InMemoryDataModule):
             MemoryError: If they have to be in memory, and do not fit.
         """
         order = random_order(len(labels), self.seed)
-        shape, numbers = pictures.decode(int(order[0])).shape, order.tolist()
+        shape, numbers = encoded.decode(int(order[0])).shape, order.tolist()
         needed, in_memory = len(labels) * shape.numel(), self.in_memory
         if in_memory == "auto":
             in_memory = needed <= checks.available_memory() / 2
         fractions = self.val_fraction, self.test_fraction
         if in_memory:
             remedy = "leave out --data.in_memory, and they are read by workers"
-            checks.check_memory(pictures.option, needed, remedy)
+            checks.check_memory(encoded.option, needed, remedy)
             data = torch.empty((len(labels), *shape), dtype=torch.uint8)
-            pictures.decode_all(numbers, data.__setitem__)
+            encoded.decode_all(numbers, data.__setitem__)
             return split_in_order(data, labels[order], *fractions)
         sizes = split_sizes(len(labels), *fractions)
         counts, lock = torch.zeros(256, dtype=torch.int64), threading.Lock()
@@ -223,9 +223,9 @@ class ImageDataModule(InMemoryDataModule):
                 with lock:
                     counts.add_(found)
 
-        pictures.decode_all(numbers, count)
+        encoded.decode_all(numbers, count)
         train, val, test = (
-            DecodedImages(pictures, part, labels[part], self.num_workers, counts)
+            LazyImages(encoded, part, labels[part], self.num_workers, counts)
             for part in order.split(sizes)
         )
         return {"train": train, "val": val, "test": test if self.test_fraction else val}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ncsn.data.batches import TensorBatches
-from ncsn.data.decoded import ImageDataModule, Pictures
+from ncsn.data.decoded import EncodedImages, ImageDataModule
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # names that are no classes
@@ -45,11 +45,11 @@ class ImageFolderDataModule(ImageDataModule):
         """
         files, classes = list_images(self.folder)
         option = f"--data.folder {self.folder}"
-        pictures = ImageFiles(files, option, self.size, self.grayscale)
-        return self.split(pictures, torch.tensor(classes))
+        images = ImageFiles(files, option, self.size, self.grayscale)
+        return self.split(images, torch.tensor(classes))
 
 
-class ImageFiles(Pictures):
+class ImageFiles(EncodedImages):
     """Images in files."""
 
     def __init__(

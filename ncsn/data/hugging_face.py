@@ -10,7 +10,7 @@ from PIL import Image
 from ncsn.data.arrays import as_examples, as_labels
 from ncsn.data.batches import TensorBatches
 from ncsn.data.checks import check_memory
-from ncsn.data.decoded import ImageDataModule, Pictures
+from ncsn.data.decoded import EncodedImages, ImageDataModule
 from ncsn.data.splits import random_order, split_in_order
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -68,8 +68,8 @@ class HuggingFaceDataModule(ImageDataModule):
         if _has_images(table, columns[0]):
             if len(columns) > 1:
                 raise ValueError(f"{option}: choose one of the columns with --data.columns")
-            pictures = ImageColumn(table, columns[0], option, self.size, self.grayscale)
-            return self.split(pictures, labels)
+            images = ImageColumn(table, columns[0], option, self.size, self.grayscale)
+            return self.split(images, labels)
         if self.size is not None or self.grayscale:
             raise ValueError(f"{option}: --data.size and --data.grayscale are for image columns")
         check_memory(option, 2 * (table.data.nbytes or 0))  # in the file's order and a random one
@@ -91,6 +91,8 @@ class HuggingFaceDataModule(ImageDataModule):
         path = Path(self.path)
         try:
             if (path / "state.json").is_file():
+                if self.part != "train":
+                    raise ValueError("it has one part, so leave --data.split out")
                 return datasets.load_from_disk(str(path))
             if (path / "dataset_dict.json").is_file():
                 return datasets.load_from_disk(str(path))[self.part]
@@ -123,7 +125,7 @@ def _has_images(table: Any, column: str) -> bool:
     return column in table.features and type(table.features[column]).__name__ == "Image"
 
 
-class ImageColumn(Pictures):
+class ImageColumn(EncodedImages):
     """The images of a column."""
 
     def __init__(

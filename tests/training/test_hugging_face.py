@@ -13,7 +13,7 @@ from support.examples import CLASSES, COLOUR, in_order, read_in_order
 from support.own_data import write_images
 
 from ncsn.data import HuggingFaceDataModule, ImageFolderDataModule
-from ncsn.data.decoded import DecodedImages
+from ncsn.data.decoded import LazyImages
 
 POINTS = examples.POINTS[:, :3]
 
@@ -65,7 +65,7 @@ def test_workers_read_what_is_not_in_memory(datasets):
         "saved", labels="kind", batch_size=4, in_memory=False, num_workers=2
     )
     read.setup("fit")
-    assert isinstance(read.splits["train"], DecodedImages)
+    assert isinstance(read.splits["train"], LazyImages)
     pairs = zip(held.train_dataloader(), read.train_dataloader(), strict=True)
     for (x, label), (other, other_label) in pairs:
         assert torch.equal(x, other)
@@ -120,6 +120,7 @@ def test_a_folder_of_images_is_read_as_by_the_datamodule_of_folders(datasets):
         ({"columns": ["pixels"]}, "--data.columns pixels: saved has the columns image, kind"),
         ({"columns": ["text"]}, "--data.columns text must hold numbers, got an array of"),
         ({"columns": ["kind"], "size": 8}, "--data.size and --data.grayscale are for image"),
+        ({"split": "train[:10%]"}, "it has one part, so leave --data.split out"),
         ({"columns": ["image", "kind"]}, "choose one of the columns with --data.columns"),
         ({"path": "none/such"}, "--data.path none/such, --data.split train: cannot be loaded: "),
         ({"path": "note.txt"}, "--data.path note.txt, --data.split train: cannot be loaded: "),

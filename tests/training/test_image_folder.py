@@ -10,7 +10,7 @@ from PIL import Image
 from support.examples import COLOUR, GREY, in_order, read_all
 
 from ncsn.data import ImageFolderDataModule, checks, decoded
-from ncsn.data.decoded import DecodedImages
+from ncsn.data.decoded import LazyImages
 
 
 def write_image(path, pixels, **options):
@@ -184,7 +184,7 @@ def test_workers_give_the_batches_and_statistics_of_a_folder_in_memory(num_worke
         Path("images"), batch_size=4, in_memory=False, num_workers=num_workers
     )
     read.setup("fit")
-    assert isinstance(read.splits["train"], DecodedImages)
+    assert isinstance(read.splits["train"], LazyImages)
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         assert_same_batches(batches(held, loader), batches(read, loader))
     for name in ("data_shape", "data_mean", "data_std", "data_diameter", "num_classes"):
@@ -200,7 +200,7 @@ def test_a_folder_is_read_by_workers_if_it_would_take_half_of_the_memory(monkeyp
     for available, held in ((2 * size, True), (2 * size - 2, False)):
         monkeypatch.setattr(checks, "available_memory", lambda available=available: available)
         data = load_folder()[2]
-        assert isinstance(data.splits["train"], DecodedImages) != held
+        assert isinstance(data.splits["train"], LazyImages) != held
 
 
 def test_ranks_share_what_workers_read_and_an_epoch_begins_when_it_is_asked_for():

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,30 @@ def check_memory(
 
 
 def available_memory() -> int:
-    """Bytes that the machine can give: on Linux what is available, else all that there is."""
+    """Available bytes: on Linux what machine and job have left, else all that there is."""
     try:
         found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
         found = None
     if found is None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 1024 * int(found[1])
+    return min([1024 * int(found[1]), *_left_to_groups(Path("/sys/fs/cgroup"))])
+
+
+def _left_to_groups(root: Path, membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes left to the control groups of this process (version 2), such as a SLURM job's."""
+    left = []
+    with suppress(OSError, ValueError):  # no such groups, or none that can be read
+        group = root / membership.read_text().splitlines()[-1].split(":", 2)[2].lstrip("/")
+        for each in (group, *group.parents[: len(group.parents) - len(root.parents)]):
+            limit, used = each / "memory.max", each / "memory.current"
+            if limit.is_file() and (most := limit.read_text().strip()) != "max":
+                # Files that the kernel keeps in memory make room.
+                cached = re.findall(
+                    r"(?m)^(?:in)?active_file (\d+)", (each / "memory.stat").read_text()
+                )
+                left.append(int(most) - int(used.read_text()) + sum(map(int, cached)))
+    return left
 
 
 def check_data(

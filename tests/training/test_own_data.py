@@ -256,3 +256,16 @@ def test_a_file_larger_than_the_memory_is_refused(monkeypatch):
 
 def test_this_machine_has_memory():
     assert checks.available_memory() > 2**20
+
+
+def test_memory_is_what_the_groups_of_a_job_have_left(tmp_path):
+    step = tmp_path / "groups/job/step"
+    step.mkdir(parents=True)
+    limits = {step: "max", step.parent: "1000", tmp_path / "groups": "5000"}
+    for group, limit in limits.items():
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text("700\n")
+        (group / "memory.stat").write_text("active_file 50\ninactive_file 150\n")
+    (tmp_path / "cgroup").write_text("0::/job/step\n")
+    assert checks._left_to_groups(tmp_path / "groups", tmp_path / "cgroup") == [500, 4500]
+    assert checks._left_to_groups(tmp_path / "nowhere", tmp_path / "cgroup") == []

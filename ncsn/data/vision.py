@@ -4,6 +4,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -84,8 +85,12 @@ class TorchvisionDataModule(InMemoryDataModule):
             )
         if not all((self._home / name).is_file() for name in self._files):
             self._download()
-        for name in self._files:
-            self._verify(self._home / name)
+        try:
+            self._verify_all()
+        except ValueError:
+            with suppress(OSError), FileLock(self._home / ".lock"):
+                pass  # another process may have been downloading
+            self._verify_all()
         self._prepared = True
 
     def load_splits(self) -> dict[str, TensorBatches]:
@@ -143,6 +148,10 @@ class TorchvisionDataModule(InMemoryDataModule):
                 "that holds it, as torchvision lays it out, or start with configs/digits.yaml, "
                 "which needs no download."
             ) from error
+
+    def _verify_all(self) -> None:
+        for name in self._files:
+            self._verify(self._home / name)
 
     def _verify(self, path: Path) -> None:
         """Compare a file with its checksum, or with its archive, and read its header."""

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,20 @@ def test_a_damaged_idx_file_is_found_and_named(damage):
     damage()
     with pytest.raises(ValueError, match=f"{IMAGES} is not FashionMNIST's file .*: it is damaged"):
         load("FashionMNIST")
+
+
+def test_a_file_that_another_process_is_writing_is_waited_for(monkeypatch):
+    write_fashion()
+    whole = IMAGES.read_bytes()
+
+    @contextmanager
+    def wait(lock):
+        IMAGES.write_bytes(whole)
+        yield
+
+    IMAGES.write_bytes(whole[:100])
+    monkeypatch.setattr("ncsn.data.vision.FileLock", wait)
+    load("FashionMNIST")
 
 
 def test_a_flipped_bit_is_found_where_the_archive_is_there(monkeypatch):

@@ -204,11 +204,13 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: If the data is invalid, or there is less than one batch of it.
         """
-        num = len(self.splits["train"])  # loads and checks them
-        if num < self.batch_size:
+        devices = self.trainer.world_size if self.trainer else 1
+        num = len(self.splits["train"]) // devices  # loads and checks them
+        if stage == "fit" and num < self.batch_size:
+            each = f" for each of {devices} devices" if devices > 1 else ""
             raise ValueError(
-                f"data.batch_size={self.batch_size} is larger than the {num} training examples: "
-                "lower it"
+                f"data.batch_size={self.batch_size} is larger than the {num} training examples"
+                f"{each}: lower it"
             )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -235,6 +237,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
             seed=global_seed(),
             drop_last=shuffle,
         )
+        on_gpu = isinstance(trainer, pl.Trainer) and trainer.strategy.root_device.type == "cuda"
         if shuffle and isinstance(trainer, pl.Trainer):
             sampler.trainer, sampler.batch_size = trainer, self.batch_size
         workers = self.splits[split].num_workers
@@ -246,7 +249,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
             sampler=sampler,
             drop_last=shuffle,
             collate_fn=no_collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_gpu,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -1,6 +1,7 @@
 """The data: what it is, how it is split, batched and sharded, and what is refused."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +130,12 @@ def test_what_is_held_out_depends_on_the_split():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match=r"batch_size=90 .* 80 training examples"):
         MoonsDataModule(num_points=100, batch_size=90).setup("fit")
+    data = MoonsDataModule(num_points=100, batch_size=50)
+    data.setup("fit")
+    data.trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match=r"batch_size=50 .* 40 training examples for each of 2"):
+        data.setup("fit")
+    data.setup("test")  # all batches of which are used
 
 
 @pytest.mark.parametrize(

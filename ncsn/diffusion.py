@@ -183,7 +183,9 @@ class GaussianDiffusion:
 
 
 def _match(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A number for each example, with the dtype and device of ``x``, that broadcasts over it."""
+    """A number for each example, with the dtype of ``x``, that broadcasts over it."""
+    if coefficient.numel() == 1 and coefficient.device != x.device:
+        return coefficient.squeeze().to(x.dtype)  # a scalar need not be moved, which would wait
     return expand_as(coefficient, x).to(x)
 
 

@@ -37,7 +37,7 @@ class Ancestral(LadderSampler):
     ) -> Tensor:
         """Song et al. 2021, equation 47."""
         denoised = x + sigma**2 * score(x, sigma)
-        # On the CPU: a comparison of times on a GPU would wait for it.
+        # On the CPU, where comparing and computing them does not wait for a GPU.
         t, s = (torch.tensor([level], dtype=torch.float64) for level in (sigma, sigma_next))
         return VARIANCE_EXPLODING.posterior(x, denoised, s, t).sample(generator)
 

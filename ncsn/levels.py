@@ -112,7 +112,8 @@ class Listed(Configured):
                 f"the ladder lists levels from {first:.4g} to {last:.4g}, and the model has "
                 f"{sigma_max:.4g} to {sigma_min:.4g}: fit one to this model, or leave ladder out"
             )
-        return torch.tensor([sigma_max, *self.levels[1:-1], sigma_min][:num_levels])
+        levels = [sigma_max, *self.levels[1:-1], sigma_min][:num_levels]
+        return torch.tensor(levels, dtype=torch.float32)  # not the default, which may be a half
 
     def __repr__(self) -> str:
         return f"Listed({[float(f'{level:.4g}') for level in self.levels]})"

@@ -1,5 +1,7 @@
 """The reference network for images: a conditioned ResNet without downsampling."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -25,14 +27,23 @@ class NoiseLevelTable(nn.Module):
 
     def forward(self, sigma: Tensor) -> Tensor:
         """Embed ``sigma`` of shape ``(batch,)``; returns ``(batch, dim)``."""
+        return self.at(*self.locate(sigma))
+
+    def locate(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows before ``sigma``, and the shares of the way to the next; ``(batch,)`` each."""
         if len(self.rising) == 1:
-            return self.table.weight.expand(len(sigma), -1)
+            return torch.zeros_like(sigma, dtype=torch.long), torch.zeros_like(sigma)
         position = -sigma.log()
         row = torch.searchsorted(self.rising, position, right=True) - 1
         row = row.clamp(0, len(self.rising) - 2)
         low, high = self.rising[row], self.rising[row + 1]
-        share = ((position - low) / (high - low)).clamp(0, 1)
-        return torch.lerp(self.table(row), self.table(row + 1), share[:, None])
+        width = (high - low).clamp(min=torch.finfo(low.dtype).tiny)  # in bfloat16 it may be 0
+        return row, ((position - low) / width).clamp(0, 1)
+
+    def at(self, row: Tensor, share: Tensor) -> Tensor:
+        """The embedding at a place that :meth:`locate` found in a table of the same levels."""
+        following = (row + 1).clamp(max=len(self.rising) - 1)
+        return torch.lerp(self.table(row), self.table(following), share[:, None])
 
 
 class ConditionedBlock(nn.Module):
@@ -49,10 +60,10 @@ class ConditionedBlock(nn.Module):
             nn.Conv2d(filters, filters, kernel_size=1),
         )
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Return x + f(x + e(sigma))."""
+    def forward(self, x: Tensor, row: Tensor, share: Tensor) -> Tensor:
+        """Return x + f(x + e(sigma)), with sigma as :meth:`NoiseLevelTable.locate` finds it."""
         # The embedding is float32; without the cast, autocast would take the stream back there.
-        e = self.embedding(sigma).to(x.dtype)[:, :, None, None]
+        e = self.embedding.at(row, share).to(x.dtype)[:, :, None, None]
         return x + self.f(x + e)
 
 
@@ -95,6 +106,7 @@ class ConditionedResNet(ScoreNetwork):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """See :class:`ScoreNetwork`; ``x`` has shape ``(batch, channels, height, width)``."""
         h = self.conv_in(x).relu()
+        row, share = cast(ConditionedBlock, self.blocks[0]).embedding.locate(sigma)
         for block in self.blocks:
-            h = block(h, sigma)
+            h = block(h, row, share)
         return self.conv_out(h.relu())

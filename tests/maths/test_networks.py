@@ -58,6 +58,13 @@ def test_table_of_one_level_has_one_row():
     torch.testing.assert_close(table(torch.tensor([0.1, 3.0])), table.table.weight.expand(2, 4))
 
 
+def test_table_is_finite_where_half_precision_cannot_tell_two_levels():
+    levels = geometric(50.0, 0.01, 500)
+    table = NoiseLevelTable(4, levels).bfloat16()
+    assert len(table.rising.unique()) < 500
+    assert table(levels.bfloat16()).isfinite().all()
+
+
 def test_residual_stream_stays_in_bfloat16_under_autocast():
     network = ConditionedResNet(filters=8, num_blocks=2)
     dtypes = []

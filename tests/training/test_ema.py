@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -248,3 +249,19 @@ def test_a_run_that_resumes_with_decay_zero_continues_without_an_average(tmp_pat
     assert torch.equal(second.validated_with[-1], second.after_steps[-1])
     assert torch.equal(weights_of(second), second.after_steps[-1])
     assert "current_model_state" not in load(tmp_path / "step=8.ckpt")
+
+
+def test_the_average_of_half_precision_weights_does_not_freeze():
+    # A step of 0.001 (1 - 0.5) is lost in bfloat16, whose numbers near 0.5 are 0.004 apart.
+    module, ema = make().bfloat16(), EMA(0.999)
+    parameter = next(module.network.parameters())
+    trainer = SimpleNamespace(global_step=0)
+    ema.n_averaged = 10**6  # after the warm-up
+    torch.nn.init.constant_(parameter, 0.5)
+    ema.on_train_start(trainer, module)
+    torch.nn.init.constant_(parameter, 1.0)
+    for step in range(1, 2001):
+        trainer.global_step = step
+        ema.on_train_batch_end(trainer, module)
+    expected = torch.full(parameter.shape, 1 - 0.5 * 0.999**2000)
+    torch.testing.assert_close(ema._average[0], expected, rtol=1e-3, atol=0)

@@ -16,7 +16,7 @@ from ncsn.callbacks.preview import Preview
 from ncsn.callbacks.progress import ProgressBar
 from ncsn.evaluation.metrics import MeanPerLevel
 from ncsn.levels import ScoreFunction, spread_order
-from ncsn.modules.schedules import naming, schedule_length
+from ncsn.modules.schedules import make_schedule, naming
 from ncsn.modules.storable import StorableModule
 from ncsn.networks import ScoreNetwork
 from ncsn.objectives import Objective, denoising_score_matching
@@ -75,6 +75,11 @@ class ScoreModule(StorableModule, ABC):
         super().__init__()
         if not 0 <= label_dropout < 1:
             raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout}")
+        if network.num_classes and not label_dropout and guidance_scale != 1:
+            raise ValueError(
+                f"guidance_scale={guidance_scale} needs the unconditional score, which "
+                "label_dropout=0 leaves untrained: leave it at 1, or train with label_dropout=0.1"
+            )
         self.preview = preview or Preview()
         for each in filter(None, (sampler, self.preview.sampler)):
             each.path(noise_levels)  # raises if it cannot descend this ladder
@@ -86,11 +91,17 @@ class ScoreModule(StorableModule, ABC):
         self.guidance_scale, self.data_shape = guidance_scale, tuple(data_shape)
         self.noise_levels = nn.Buffer(noise_levels, persistent=False)
         self.level_order = nn.Buffer(spread_order(len(noise_levels)), persistent=False)
-        self.data_mean = nn.Buffer(torch.tensor(data_mean))
-        self.data_std = nn.Buffer(torch.tensor(data_std))
+        self.data_mean = nn.Buffer(torch.tensor(float(data_mean)))
+        self.data_std = nn.Buffer(torch.tensor(float(data_std)))
         self.train_loss = MeanMetric(nan_strategy="disable")  # checking for NaN synchronises
         self.val_loss = MeanPerLevel(len(noise_levels))
         self.auto: dict[str, float] = {}  # what ``auto`` was replaced by, by argument
+        self._unfinished: tuple[float, int] | None = None  # mean loss and steps of an epoch
+
+    @property
+    def has_marginal_score(self) -> bool:
+        """Whether the unconditional score, of the data of all classes, was trained."""
+        return not self.network.num_classes or self.label_dropout > 0
 
     @property
     def auto_values(self) -> dict[str, float]:
@@ -218,10 +229,22 @@ class ScoreModule(StorableModule, ABC):
             checkpoint["train_loss"] = self.train_loss.mean_value.item() / num_steps, num_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the running mean loss of the epoch, for a training that is resumed."""
+        self._unfinished = checkpoint.get("train_loss")
+
+    def on_train_start(self) -> None:
         """Restore the running mean loss, on all ranks: they compute the epoch's mean together."""
-        if "train_loss" in checkpoint:
-            mean, num_steps = checkpoint["train_loss"]
+        self.train_loss.set_dtype(
+            self.sampling_levels.dtype
+        )  # counts in half precision end at 256
+        if self._unfinished and self.trainer.ckpt_path:  # and not only the weights were loaded
+            mean, num_steps = self._unfinished
             self.train_loss.update(torch.full((num_steps,), mean))
+        self._unfinished = None
+
+    def on_validation_start(self) -> None:
+        """Count in float32 at least, as in training."""
+        self.val_loss.set_dtype(self.sampling_levels.dtype)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the loss at each noise level, with the same noise at every validation."""
@@ -247,7 +270,8 @@ class ScoreModule(StorableModule, ABC):
         names = (f"{stage}_levels/sigma={s:.4g}" for s in self.noise_levels.tolist())
         self.log_dict(dict(zip(names, per_level, strict=True)))
 
-    test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
+    on_test_start, test_step = on_validation_start, validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw samples: ``batch`` has their consecutive numbers and their classes."""
@@ -260,13 +284,8 @@ class ScoreModule(StorableModule, ABC):
             optimizer = self.optimizer(self.network.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        make: Any = self.lr_scheduler
-        with naming("model.lr_scheduler"):
-            interval = self.lr_scheduler_interval
-            scheduler = make(optimizer, **schedule_length(make, self.trainer, interval))
-        schedule: Any = {"scheduler": scheduler, "interval": interval}
-        if hasattr(scheduler, "monitor"):  # Lightning's ReduceLROnPlateau
-            schedule["monitor"] = scheduler.monitor
+        interval = self.lr_scheduler_interval
+        schedule = make_schedule(self.lr_scheduler, optimizer, self.trainer, interval)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_callbacks(self) -> list[Preview]:

@@ -106,7 +106,8 @@ class NCSN(ScoreModule):
             )
         sigma_max, sigma_min = self.noise_levels[0].item(), self.noise_levels[-1].item()
         if prior is None:
-            prior = GaussianMixture(self.data_mean.expand(1, *x.shape[1:]), self.data_std)
+            mean, std = self.data_mean.double(), self.data_std.double()
+            prior = GaussianMixture(mean.expand(1, *x.shape[1:]), std)
         return log_density(
             self.score,
             x,

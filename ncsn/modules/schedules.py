@@ -3,15 +3,30 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import lightning.pytorch as pl
+from torch.optim import Optimizer
 
 from ncsn.callbacks.common import num_epochs
 
+Interval: TypeAlias = Literal["epoch", "step"]
+
+
+def make_schedule(
+    lr_scheduler: Callable[..., Any], optimizer: Optimizer, trainer: pl.Trainer, interval: Interval
+) -> Any:
+    """A schedule of the learning rate, as Lightning takes it."""
+    with naming("model.lr_scheduler"):
+        scheduler = lr_scheduler(optimizer, **schedule_length(lr_scheduler, trainer, interval))
+    schedule = {"scheduler": scheduler, "interval": interval}
+    if hasattr(scheduler, "monitor"):  # Lightning's ReduceLROnPlateau
+        schedule["monitor"] = scheduler.monitor
+    return schedule
+
 
 def schedule_length(
-    lr_scheduler: Callable[..., Any], trainer: pl.Trainer, interval: Literal["epoch", "step"]
+    lr_scheduler: Callable[..., Any], trainer: pl.Trainer, interval: Interval
 ) -> dict[str, int]:
     """The argument ``total_steps`` of a schedule that has it and was not given a length."""
     keywords = getattr(lr_scheduler, "keywords", {})

@@ -9,6 +9,7 @@ from short_runs import fit
 from torch import nn
 
 from ncsn.callbacks import EMA, Preview, TestReport
+from ncsn.data import DigitsDataModule
 from ncsn.evaluation import Report
 from ncsn.exact import GaussianMixture
 from ncsn.levels import Rho, noise_level_ratio
@@ -262,6 +263,45 @@ def test_training_and_evaluation_in_other_precisions(precision, weights, evaluat
     assert {"samples", "score", "losses", "levels", "fields"} <= written
     assert not [each for each in recwarn if "left out" in str(each.message)]
     assert module.draw(0, 2).dtype == evaluation
+
+
+def test_in_half_precision_losses_are_averaged_in_float32():
+    # In bfloat16, a count ends at 256.
+    module = NCSN(MLP(hidden_dim=8), num_levels=3)
+    fit(module, epochs=2, precision="bf16-true")
+    assert module.network.layers[0].weight.dtype == torch.bfloat16
+    assert module.val_loss.count.dtype == module.val_loss.total.dtype == torch.float32
+    assert module.train_loss.weight.dtype == module.train_loss.mean_value.dtype == torch.float32
+
+
+def test_another_training_does_not_begin_with_the_mean_loss_of_the_checkpoint():
+    module = NCSN(MLP(hidden_dim=8), num_levels=3)
+    module.on_load_checkpoint({"train_loss": (1e6, 1000)})  # as load_from_checkpoint does
+    trainer = fit(module, epochs=1)
+    assert trainer.logged_metrics["train/loss_per_dim_epoch"] < 100
+
+
+# ---- classes ----
+
+
+def test_guidance_without_an_unconditional_score_is_refused():
+    network = UNet(filters=8, num_classes=10)
+    with pytest.raises(ValueError, match=r"guidance_scale=2.0 needs .* label_dropout=0 leaves"):
+        NCSN(network, label_dropout=0.0, guidance_scale=2.0)
+    assert NCSN(network, guidance_scale=2.0).has_marginal_score
+
+
+def test_without_an_unconditional_score_a_test_leaves_out_what_needs_it():
+    network = UNet(filters=8, num_classes=10)
+    module = NCSN(network, label_dropout=0.0, sampler=DPMSolver(2), data_shape=(1, 8, 8))
+    trainer = fit(module, data=DigitsDataModule(batch_size=64), logger=CSVLogger("."))
+    trainer.callbacks.append(TestReport(20, 2))
+    trainer.test(module, trainer.datamodule, verbose=False)
+    report = Report.read(Path("lightning_logs/version_0"))
+    assert "digits_fd_v1" in report.estimates
+    assert "bits_per_dim" not in report.estimates
+    assert not report.levels
+    assert "label_dropout=0" in report.about["likelihood"]
 
 
 # ---- one noise level ----

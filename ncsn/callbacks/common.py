@@ -55,8 +55,10 @@ def in_precision(trainer: Trainer, function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-def model_of(trainer: Trainer, module: "ScoreModule") -> Model:
-    """What is evaluated of a module."""
+def model_of(trainer: Trainer, module: "ScoreModule") -> Model | None:
+    """What is evaluated of a module; ``None`` if its unconditional score was not trained."""
+    if not module.has_marginal_score:
+        return None
     return Model(in_precision(trainer, module.score), module.sampling_levels)
 
 
@@ -77,6 +79,20 @@ def evaluating(pl_module: LightningModule) -> Iterator["ScoreModule"]:
     """The module in evaluation mode, without gradients."""
     with evaluation_mode(pl_module), torch.inference_mode():
         yield cast("ScoreModule", pl_module)
+
+
+def on_first_rank(trainer: Trainer, work: Callable[[], T]) -> T | None:
+    """What ``work`` returns on the first rank, ``None`` on others; all raise what it raises."""
+    result: T | None = None
+    error: Exception | None = None
+    if trainer.is_global_zero:
+        try:
+            result = work()
+        except Exception as failure:  # the other ranks wait, and must hear of it
+            error = failure
+    if (error := trainer.strategy.broadcast(error)) is not None:
+        raise error
+    return result
 
 
 @contextmanager

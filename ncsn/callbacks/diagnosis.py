@@ -1,6 +1,7 @@
 """What ``diagnose`` reports: whether the network or the solver keeps samples from the data."""
 
 from copy import copy
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,10 +13,11 @@ from ncsn.callbacks.common import (
     draw_samples,
     evaluating,
     model_of,
+    on_first_rank,
     write_pictures,
 )
 from ncsn.evaluation.diagnosis import EXACT, diagnose, solvers
-from ncsn.evaluation.images import MIN_IMAGES
+from ncsn.evaluation.estimate import MIN_SAMPLES
 
 
 class Diagnosis(Callback):
@@ -46,12 +48,17 @@ class Diagnosis(Callback):
         data = data_of(trainer)
         kind, reference = data.kind, data.reference("test")
         num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
-        if num < MIN_IMAGES:
+        if num < MIN_SAMPLES:
             raise ValueError(
                 f"{num} samples are too few to compare: --num_samples and the number of test "
-                f"examples must be at least {MIN_IMAGES}"
+                f"examples must be at least {MIN_SAMPLES}"
             )
         with evaluating(pl_module) as module:
+            model = model_of(trainer, module)
+            if model is None:
+                raise ValueError(
+                    "diagnose needs the unconditional score, which label_dropout=0 left untrained"
+                )
             tried = solvers(module.sampler, module.sampling_levels, reference.held_out[0].numel())
             samples = {
                 name: draw_samples(trainer, module, num, sampler, f"Sampling ({name})")
@@ -62,17 +69,11 @@ class Diagnosis(Callback):
                 samples[EXACT] = draw_samples(
                     trainer, module, num, tried[EXACT], f"Sampling ({EXACT})", lambda _: exact
                 )
-            failure = ""
-            if trainer.is_global_zero:
-                about = about_model(trainer, module, samples["the sampler"])
-                try:
-                    model = model_of(trainer, module)
-                    found = diagnose(model, samples, tried, kind, reference, about)
-                except ValueError as error:
-                    failure = str(error)
-        if failure := trainer.strategy.broadcast(failure):
-            raise ValueError(failure)
-        if trainer.is_global_zero:
+            about = about_model(trainer, module, samples["the sampler"])
+            found = on_first_rank(
+                trainer, partial(diagnose, model, samples, tried, kind, reference, about)
+            )
+        if found is not None:
             report, pictures = found
             report.write(self.directory, name="diagnosis")
             write_pictures(trainer, lambda: pictures, self.directory / "pictures")

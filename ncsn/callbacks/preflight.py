@@ -23,6 +23,12 @@ class Preflight(Callback):
         module, data = cast("ScoreModule", pl_module), cast(Any, trainer).datamodule
         for name, value in module.auto_values.items():
             rank_zero_info(f"auto: {name} = {value:.4g}")
+        strategy, precision = trainer.strategy, trainer.precision
+        if not strategy.reduce_boolean_decision(strategy.broadcast(precision) == precision):
+            raise ValueError(
+                f"processes differ in what is fast, {precision} on this one: name one instead of "
+                f"'auto', such as --trainer.precision {precision}"
+            )
         if stage != "fit":
             return  # the checkpoint has been compared with the data
         num_classes = module.network.num_classes

@@ -18,6 +18,7 @@ from ncsn.callbacks.common import (
     in_precision,
     model_of,
     monitored,
+    on_first_rank,
     write_pictures,
 )
 from ncsn.evaluation import Trajectory
@@ -101,19 +102,9 @@ class Preview(Callback):
         if not self.enabled or trainer.sanity_checking or not self._is_due(trainer):
             return
         self.last_preview = trainer.current_epoch + 1
-        estimates: dict[str, float] = {}
-        error: Exception | None = None
-        if trainer.is_global_zero:
-            try:
-                with self._sampling(pl_module) as module:
-                    estimates = self._preview(trainer, module)
-            except Exception as failure:  # the other ranks wait, and must hear of it
-                error = failure.with_traceback(None) if trainer.world_size > 1 else failure
-        estimates, error = trainer.strategy.broadcast((estimates, error))
-        if error is not None:
-            raise error
-        self.estimates = estimates
-        for name, value in estimates.items():
+        estimates = on_first_rank(trainer, lambda: self._preview(trainer, pl_module))
+        self.estimates = trainer.strategy.broadcast(estimates or {})
+        for name, value in self.estimates.items():
             pl_module.log(f"val/{name}", value)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,30 +146,30 @@ class Preview(Callback):
         first, every = not self.last_preview, self.every_n_epochs
         return first or (trainer.current_epoch + 1) // every > self.last_preview // every
 
-    def _preview(self, trainer: Trainer, module: "ScoreModule") -> dict[str, float]:
+    def _preview(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Draw samples once, for pictures and for estimates."""
         data = data_of(trainer)
         reference = data.reference("val")
         num_compared = int(min(self.num_compared, data.kind.max_samples(reference)))
         num = max(self.num_samples, num_compared)
-        with monitored(trainer, 0) as monitor:
+        with self._sampling(pl_module) as module, monitored(trainer, 0) as monitor:
             sampler = self.sampler or module.preview_sampler
             draw = in_precision(trainer, module.draw)
             samples = draw(0, num, sampler=sampler, monitor=monitor)
-        self._write_samples(trainer, module, samples, f"_step={trainer.global_step:07d}")
-        if not num_compared:
-            return {}
-        try:
-            estimates = data.kind.compare(samples[:num_compared], reference, errors=False)
-        except ValueError as error:
-            rank_zero_warn(f"samples were not compared with data: {error}")
-            return {}
+            self._write_samples(trainer, module, samples, f"_step={trainer.global_step:07d}")
+            if not num_compared:
+                return {}
+            try:
+                estimates = data.kind.compare(samples[:num_compared], reference, errors=False)
+            except ValueError as error:
+                rank_zero_warn(f"samples were not compared with data: {error}")
+                return {}
         return {name: estimate.value for name, estimate in estimates.items()}
 
     def _final(self, trainer: Trainer, module: "ScoreModule") -> None:
         """Draw samples of the trained model, and how they emerge from the noise."""
         num_steps = module.sampler.num_steps_on(module.noise_levels)
-        trajectory = Trajectory()
+        trajectory = Trajectory(tweedie=num_steps - 1 if module.sampler.denoise else None)
         with monitored(trainer, num_steps, trajectory) as monitor:
             samples = in_precision(trainer, module.draw)(0, self.num_samples, monitor=monitor)
         if not samples.isfinite().all():

@@ -18,11 +18,13 @@ from ncsn.callbacks.common import (
     evaluating,
     in_precision,
     model_of,
+    on_first_rank,
     write_pictures,
 )
 from ncsn.evaluation import Kind, Model, Reference, Report
 from ncsn.evaluation.classifier import classifier_accuracy
 from ncsn.evaluation.images import inception_distance
+from ncsn.evaluation.kinds import Pictures
 from ncsn.exact import Empirical
 from ncsn.random import SampleGenerator
 
@@ -76,18 +78,10 @@ class TestReport(Callback):
             samples = draw_samples(trainer, module, num)
             report = Report(about_model(trainer, module, samples) | kind.notes(reference))
             self.add_likelihood(trainer, module, kind, reference, report)
-            pictures: dict[str, plots.Picture] = {}
-            failure = ""
-            if trainer.is_global_zero:
-                try:
-                    model = model_of(trainer, module)
-                    labels = module.labels_in_turn(0, len(samples))
-                    pictures = self.add_samples(model, kind, samples, labels, reference, report)
-                except (ValueError, ImportError, OSError) as error:
-                    failure = str(error)
-        report, failure = trainer.strategy.broadcast((report, failure))
-        if failure:
-            raise ValueError(failure)
+            model, labels = model_of(trainer, module), module.labels_in_turn(0, len(samples))
+            add = partial(self.add_samples, model, kind, samples, labels, reference, report)
+            pictures = on_first_rank(trainer, add)
+        report = trainer.strategy.broadcast(report)
         for name, estimate in report.estimates.items():
             pl_module.log(f"test/{name}", estimate.value)
             for key in ("standard_error", "floor", "floor_standard_error"):
@@ -95,7 +89,7 @@ class TestReport(Callback):
                     pl_module.log(f"test/{name}_{key}", getattr(estimate, key))
         if trainer.is_global_zero:
             report.write(self.directory)
-            write_pictures(trainer, lambda: pictures, self.directory / "pictures")
+            write_pictures(trainer, lambda: pictures or {}, self.directory / "pictures")
             report.print(self.directory)
 
     def add_likelihood(
@@ -116,8 +110,20 @@ class TestReport(Callback):
         if len(module.noise_levels) < 2:
             report.about["likelihood"] = "none, since there is no flow with one noise level"
             return
-        if num < trainer.world_size or log_likelihood is None:
+        if not module.has_marginal_score:
+            report.about["likelihood"] = (
+                "none, since label_dropout=0 trains no unconditional score"
+            )
             return
+        if num == 0 or log_likelihood is None:
+            return
+        if num < trainer.world_size:
+            raise ValueError(
+                f"{num} likelihoods cannot be shared among {trainer.world_size} processes: raise "
+                "--num_likelihood_examples, or set it to 0"
+            )
+        if module.network.num_classes:
+            report.about["likelihood"] = "of the data of all classes, without their labels"
         x, train = (
             kind.decode(part.to(module.device))
             for part in (reference.held_out[:num], reference.train)
@@ -141,16 +147,19 @@ class TestReport(Callback):
 
     def add_samples(
         self,
-        model: Model,
+        model: Model | None,
         kind: Kind,
         samples: Tensor,
         labels: Tensor | None,
         reference: Reference,
         report: Report,
-    ) -> dict[str, plots.Picture]:
+    ) -> Pictures:
         """Add what is measured on samples and on levels; returns pictures by name."""
         estimates, report.levels, pictures = kind.evaluate(model, samples, reference)
         report.estimates |= estimates
+        with plots.optional("picture samples"):
+            classes = None if labels is None else labels[: kind.num_drawn]
+            pictures |= kind.draw_samples(samples[: kind.num_drawn], classes, reference)
         if self.inception:
             report.estimates |= inception_distance(samples, reference)
         if self.with_classifier and labels is not None:

@@ -59,7 +59,7 @@ def train_classifier(images: Tensor, labels: Tensor, num_classes: int) -> Featur
     batch_size = min(BATCH_SIZE, len(images))
     steps = len(images) // batch_size
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPU as well
         network = FeatureNetwork((height, width), num_classes=num_classes, channels=channels)
         network = network.to(images.device).train()
         optimizer, schedule = one_cycle(network.parameters(), LEARNING_RATE, NUM_EPOCHS * steps)

@@ -12,12 +12,14 @@ to be the network's fault.
 """
 
 import math
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional as F
 
 from ncsn import plots
 from ncsn.evaluation.estimate import Estimate, Estimates, estimate_mean
@@ -25,9 +27,10 @@ from ncsn.evaluation.kinds import Kind, Model, Pictures, Reference
 from ncsn.evaluation.metrics import measure_field, measure_levels
 from ncsn.evaluation.report import Report
 from ncsn.exact import Empirical, Noised
-from ncsn.levels import ScoreFunction
+from ncsn.levels import Listed, ScoreFunction
 from ncsn.random import Stream, normal_like, seeded_generator
 from ncsn.sampling import Corrected, DPMSolver, MetropolisLangevin, Sampler
+from ncsn.sampling.base import LadderSampler
 from ncsn.sampling.langevin import epsilon_from_share
 from ncsn.sampling.metropolis import metropolis_share
 
@@ -80,15 +83,27 @@ def solvers(sampler: Sampler, noise_levels: Tensor, dim: int) -> dict[str, Sampl
 
 
 def _refine(sampler: Sampler, noise_levels: Tensor) -> Sampler | None:
-    """The sampler with 4 times the steps, if it says how many it takes."""
+    """The sampler with 4 times the steps, if it says how many it takes, and can take more."""
     finer = copy(sampler)
     if isinstance(finer, Corrected) and (predictor := _refine(finer.predictor, noise_levels)):
         finer.predictor = predictor
         return finer
-    for name in ("steps_per_level", "num_steps"):
-        if hasattr(sampler, name):
-            setattr(finer, name, 4 * (getattr(sampler, name) or len(noise_levels)))
-            return finer
+    steps: Any = finer  # a sampler of a user's own may count them, or not
+    if hasattr(finer, "steps_per_level"):
+        steps.steps_per_level *= 4
+    elif getattr(finer, "num_steps", None):
+        steps.num_steps *= 4
+    elif not (isinstance(finer, LadderSampler) and hasattr(finer, "num_steps")):
+        return None
+    else:
+        finer.num_steps = 4 * (len(noise_levels) - 1) + 1
+        if finer.ladder is None:  # that of the training, with three levels between any two
+            logs = noise_levels.double().log()[None, None]
+            logs = F.interpolate(logs, finer.num_steps, mode="linear", align_corners=True)
+            finer.ladder = Listed(logs.exp().flatten().tolist())
+    with suppress(ValueError):  # a list of levels has no finer one
+        finer.path(noise_levels)
+        return finer
     return None
 
 

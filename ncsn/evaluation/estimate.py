@@ -17,6 +17,8 @@ from torch import Tensor
 Better: TypeAlias = Literal["lower", "higher", "floor"]
 Values: TypeAlias = dict[str, float]
 
+MIN_SAMPLES = 16  # half of them must have more neighbours than the balls of precision reach to
+
 
 @dataclass
 class Estimate:

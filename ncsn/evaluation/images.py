@@ -8,10 +8,17 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.evaluation.codec import to_float, to_uint8
-from ncsn.evaluation.estimate import Estimates, check_finite, estimate_all, estimate_mean
+from ncsn.evaluation.estimate import (
+    MIN_SAMPLES,
+    Estimates,
+    check_finite,
+    estimate_all,
+    estimate_mean,
+)
 from ncsn.evaluation.features import FeatureNetwork, extract_features
 from ncsn.evaluation.kinds import Evaluation, Kind, Model, Pictures, Reference, Trajectory
 from ncsn.evaluation.metrics import (
+    Neighbours,
     class_divergence,
     class_shares,
     confidence,
@@ -30,7 +37,6 @@ from ncsn.random import Generator
 from ncsn.sampling.base import LevelScore
 from ncsn.sampling.likelihood import Density, LogDensity, log_probability
 
-MIN_IMAGES = 16  # half of them must have more neighbours than the balls of precision reach to
 NO_FEATURES = (
     "none, so pixels are compared: python -m ncsn features fit --data ... trains a network, for "
     "evaluate --features PATH"
@@ -100,33 +106,38 @@ class Images(Kind):
         Raises:
             ValueError: If a sample is not finite, or there are fewer than 16.
         """
+        return self._compare(samples, reference, errors)[0]
+
+    def _compare(
+        self, samples: Tensor, reference: Reference, errors: bool
+    ) -> tuple[Estimates, Neighbours]:
+        """See :meth:`compare`; also the training images that are nearest to the samples."""
         check_finite(samples)
+        if len(samples) < MIN_SAMPLES:
+            raise ValueError(
+                f"{len(samples)} images are too few to compare: take at least {MIN_SAMPLES}"
+            )
         samples = self.encode(samples)
         train = reference.train.to(samples.device)
         held_out = reference.held_out[: len(samples)].to(samples.device)
-        near, near_of_held_out = (
-            nearest_neighbours(images, train).distances for images in (samples, held_out)
-        )
+        near = nearest_neighbours(torch.cat((samples, held_out)), train)
         copies = estimate_all(
             lambda distances: {"memorisation_rate": memorisation_rate(distances)},
             {"memorisation_rate": ("memorisation rate", "lower")},
-            near,
-            near_of_held_out,
+            near.distances[: len(samples)],
+            near.distances[len(samples) :],
             errors=errors,
         )
-        if len(samples) < MIN_IMAGES:
-            raise ValueError(
-                f"{len(samples)} images are too few to compare: take at least {MIN_IMAGES}"
-            )
         if reference.features is None:
-            return _compare_pixels(samples, held_out, train, errors) | copies
-        network = reference.features.to(samples.device)
-        found = _compare_features(network, samples, held_out, train, reference.labels, errors)
-        return found | copies
+            found = _compare_pixels(samples, held_out, train, errors)
+        else:
+            network = reference.features.to(samples.device)
+            found = _compare_features(network, samples, held_out, train, reference.labels, errors)
+        return found | copies, Neighbours(*(each[: len(samples)] for each in near))
 
     def evaluate(self, model: Model | None, samples: Tensor, reference: Reference) -> Evaluation:
         """See :meth:`Kind.evaluate`."""
-        estimates = self.compare(samples, reference)
+        estimates, near = self._compare(samples, reference, errors=True)
         samples = self.encode(samples)
         train, test = (part.to(samples.device) for part in (reference.train, reference.held_out))
         levels: list[dict[str, float]] = []
@@ -138,7 +149,6 @@ class Images(Kind):
             levels, _ = measure_levels(model.score, scores, x, model.noise_levels)
             with plots.optional("picture levels"):
                 pictures["levels"] = plots.plot_levels({"model": levels})
-        near = nearest_neighbours(samples, train)
         ratio = near.distances[:, 0] / near.distances[:, 1]
         closest = ratio.argsort()[:12]
         with plots.optional("picture neighbours"):

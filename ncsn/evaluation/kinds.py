@@ -63,12 +63,13 @@ class Trajectory:
 
     Attributes:
         num_frames: Frames to keep: at least this many of a long run, and fewer than twice as many.
+        tweedie: Number of the Tweedie step, if there is one: what it returns has no noise level.
         frames: The first 16 samples at these moments, with their noise level.
-        levels: The first 10 samples when they leave each noise level, the last with the Tweedie
-            step.
+        levels: The first 10 samples when they leave each noise level.
     """
 
     num_frames: int = 40
+    tweedie: int | None = None
     frames: list[tuple[float, Tensor]] = field(default_factory=list)
     levels: dict[float, Tensor] = field(default_factory=dict)
     _step: int = 0
@@ -76,7 +77,8 @@ class Trajectory:
 
     def __call__(self, sigma: float, x: Tensor) -> None:
         """Remember a step."""
-        self.levels[sigma] = x[:10].clone()
+        if self._step != self.tweedie:
+            self.levels[sigma] = x[:10].clone()
         if self._step % self._every == 0:
             self.frames.append((sigma, x[:16].clone()))
         if len(self.frames) == 2 * self.num_frames:

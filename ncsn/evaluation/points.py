@@ -27,6 +27,8 @@ from ncsn.evaluation.metrics import (
 from ncsn.levels import ScoreFunction
 from ncsn.random import Stream, seeded_generator
 
+MIN_POINTS = 4  # so that halves have two, which differ
+
 TITLES: dict[str, tuple[str, Better]] = {
     "sliced_wasserstein": ("sliced Wasserstein-2 distance", "lower"),
     "energy_distance": ("energy distance", "lower"),
@@ -82,8 +84,6 @@ class Points(Kind):
     def evaluate(self, model: Model | None, samples: Tensor, reference: Reference) -> Evaluation:
         """Distances, and the excess of the model's loss over the exact score's."""
         pictures: Pictures = {}
-        with plots.optional("picture samples"):
-            pictures = self.draw_samples(samples, None, reference)
         data, fresh = _two_sets(reference, samples)
         estimates = compare_points(samples, data, fresh)
         if model is None or reference.exact is None:
@@ -136,9 +136,13 @@ def compare_points(
     ``names`` are the distances that are wanted.
 
     Raises:
-        ValueError: If a sample is not finite.
+        ValueError: If a sample is not finite, or there are too few for standard errors.
     """
     check_finite(samples)
+    if errors and len(samples) < MIN_POINTS:
+        raise ValueError(
+            f"{len(samples)} points are too few to compare: take at least {MIN_POINTS}"
+        )
     # Gretton et al. 2012, section 8: the bandwidth is the median distance.
     kernel = gaussian_kernel(torch.pdist(data[:1000]).median().item())
     distances: dict[str, Callable[[Tensor, Tensor], float]] = {

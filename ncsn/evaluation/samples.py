@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.evaluation.classifier import classifier_accuracy
-from ncsn.evaluation.images import MIN_IMAGES, Images
+from ncsn.evaluation.estimate import MIN_SAMPLES
+from ncsn.evaluation.images import Images
 from ncsn.evaluation.kinds import Pictures, Reference, kind_of
 from ncsn.evaluation.report import Report
 
@@ -54,9 +55,9 @@ def evaluate_samples(
     num, most = len(samples), kind.max_samples(reference)
     labels = read_labels(path, num) if with_classifier else None
     for each, count in ((path, num), (f"the test split of {data}", most)):
-        if count < MIN_IMAGES:
+        if count < MIN_SAMPLES:
             raise ValueError(
-                f"{each} has {count} examples, too few to compare: take at least {MIN_IMAGES}"
+                f"{each} has {count} examples, too few to compare: take at least {MIN_SAMPLES}"
             )
     if num > most:
         rows = torch.randperm(num, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import torch
 from ncsn.evaluation import Estimate, Reference, kind_of
 from ncsn.evaluation.diagnosis import EXACT, decide, solvers, target
 from ncsn.exact import GaussianMixture, Noised
-from ncsn.levels import geometric
+from ncsn.levels import Listed, Rho, geometric
 from ncsn.sampling import (
     Ancestral,
     AnnealedLangevin,
@@ -99,6 +99,18 @@ def test_other_solvers_take_about_four_times_as_many_evaluations(sampler):
     assert 3 * base < finer < 5 * base
     assert 1.5 * base < corrected < 6 * base
     assert "acceptance" not in str(sampler)
+
+
+def test_more_steps_stay_on_the_ladder_of_the_training():
+    levels = Rho(7)(1.0, 0.1, 5)
+    finer = solvers(Ancestral(), levels, 2)["4 times the steps"].path(levels)
+    torch.testing.assert_close(torch.tensor(finer)[::4], levels)
+
+
+def test_a_list_of_levels_has_none_with_more_steps():
+    listed = DPMSolver(5, ladder=Listed(LEVELS.tolist()))
+    for sampler in (listed, Ancestral(ladder=Listed(LEVELS.tolist()))):
+        assert "4 times the steps" not in solvers(sampler, LEVELS, 2)
 
 
 def test_at_one_level_solvers_do_not_denoise():

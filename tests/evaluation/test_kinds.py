@@ -85,9 +85,8 @@ def test_points_of_any_dimension_are_compared_and_evaluated(dim, known):
     assert compared == {name: estimates[name] for name in compared}
     assert ("excess_loss" in estimates) == known
     assert len(levels) == (4 if known else 0)
-    in_the_plane = {"samples", "fields"} if known else {"samples"}
-    of_levels = {"levels"} if known else set()
-    assert set(pictures) == (in_the_plane if dim == 2 else set()) | of_levels
+    of_model = {"levels", "fields"} if dim == 2 else {"levels"}
+    assert set(pictures) == (of_model if known else set())
     assert set(drawn) == ({"samples", "score"} if dim == 2 else set())
     assert kind.draw_data(reference, 10) == {}
     assert kind.draw_trajectory(Trajectory(), samples, lambda x, sigma: x) == {}

@@ -100,7 +100,7 @@ def test_a_test_of_images_reports_distances_in_features(cli, fitted):
     assert {"digits_fd_v1", "digits_kd_v1", "precision", "memorisation_rate"} <= set(estimates)
     assert estimates["digits_fd_v1"]["title"] == "DIGITS-FD, features v1"
     pictures = {path.name for path in (run / "pictures").iterdir()}
-    assert pictures == {"levels.png", "neighbours.png", "classes.png"}
+    assert pictures == {"samples.png", "levels.png", "neighbours.png", "classes.png"}
 
 
 class Space(InMemoryDataModule):

@@ -161,6 +161,14 @@ def test_a_trajectory_keeps_a_bounded_number_of_moments_of_any_number_of_steps()
         assert moments == list(range(0, num_steps, every))
 
 
+def test_a_trajectory_leaves_the_tweedie_step_out_of_the_noise_levels():
+    trajectory = Trajectory(tweedie=2)
+    for sigma, value in ((2.0, 1.0), (0.5, 2.0), (0.5, 3.0)):
+        trajectory(sigma, torch.full((1, 1), value))
+    assert {sigma: x.item() for sigma, x in trajectory.levels.items()} == {2.0: 1.0, 0.5: 2.0}
+    assert [x.item() for _, x in trajectory.frames] == [1.0, 2.0, 3.0]
+
+
 # ---- pictures that fail ----
 
 

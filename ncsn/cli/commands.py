@@ -15,16 +15,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from ncsn.callbacks import Diagnosis, SampleWriter, TestReport
+from ncsn.callbacks.common import in_precision
 from ncsn.cli.parser import CLI
 from ncsn.cli.restore import draw_restorations, read_measured, write_restorations
 from ncsn.config import config_of
 from ncsn.evaluation.images import Images
+from ncsn.modules import ScoreModule
 from ncsn.modules.pretrained import WEIGHTS
 from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
 from ncsn.modules.stored_config import STATISTICS
 from ncsn.random import global_seed
 from ncsn.runtime import RunLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
+from ncsn.runtime.runs import hardware
 from ncsn.sampling import MMPS, LinearOperator, PosteriorScore
 
 
@@ -33,11 +36,19 @@ def fit(cli: CLI) -> None:
     checkpoint = _read_checkpoint(cli)
     if checkpoint is not None:
         check_same_model(checkpoint, cli.model.hparams)
-        if changed := changed_settings(checkpoint.get("config", {}), cli.stored_config()):
+        changed = changed_settings(checkpoint.get("config", {}), cli.stored_config())
+        before, now = checkpoint.get("hardware"), hardware(cli.trainer)
+        if before not in (None, now) and "trainer.devices" not in " ".join(changed):
+            changed.append(f"{now} (was {before})")
+        if changed:
             rank_zero_warn(
                 f"resumed with {', '.join(changed)}: the result is not that of an uninterrupted "
                 "training"
             )
+    if cli.checkpoint is not None and cli.config.trainer.fast_dev_run:
+        raise ValueError(
+            "trainer.fast_dev_run tries the first batches of a training: leave --ckpt_path out"
+        )
     if cli.run is not None:
         cli.continue_in(cli.run)
         step = checkpoint["global_step"] if checkpoint else 0
@@ -134,7 +145,7 @@ def predict(
         _check_least(name, value)
     _check_least("first_sample", first_sample, 0)
     model, trainer, num_classes = cli.model, cli.trainer, cli.model.network.num_classes
-    _check_label(label, num_classes)
+    _check_label(label, model)
     if num_samples < trainer.world_size:
         raise ValueError(
             f"--num_samples {num_samples} cannot be shared among {trainer.world_size} processes"
@@ -154,8 +165,11 @@ def predict(
     numbers = writer.missing(all_numbers) if resume else all_numbers
     if len(numbers) < trainer.world_size:  # each rank needs work: draws the last again
         numbers = all_numbers[-trainer.world_size :]
-    # Lightning shards the batches among ranks.
-    batch_size = min(batch_size, math.ceil(len(numbers) / trainer.world_size))
+    # Lightning shards the batches among ranks, each of which needs one.
+    ranks, num = trainer.world_size, len(numbers)
+    batch_size = min(batch_size, math.ceil(num / ranks))
+    if math.ceil(num / batch_size) < ranks:
+        batch_size = num // ranks
     batches = _batches(numbers, batch_size, label, num_classes)
     loader = DataLoader(cast(Any, batches), batch_size=None)
     try:
@@ -200,7 +214,8 @@ def restore(
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         _check_least(name, value)
     model, method = cli.model, method or MMPS()
-    _check_label(label, model.network.num_classes)
+    label = -1 if label is None else label
+    _check_label(label, model)
     if model.sampler.denoise and not method.denoises:
         raise ValueError(
             f"{type(method).__name__} with steps of fixed length cannot end with a Tweedie step: "
@@ -209,9 +224,10 @@ def restore(
     checkpoint = cast(dict[str, Any], _read_checkpoint(cli))
     model.load_state_dict(checkpoint["state_dict"])
     model.eval().to(cli.trainer.strategy.root_device)
+    cli.trainer.precision_plugin.convert_module(model)
+    model.score = in_precision(cli.trainer, model.score)
     a = operator(model.data_shape)
     measured = read_measured(input, a, noise, simulate)
-    label = -1 if label is None else label
     samples = draw_restorations(model, measured, method, num_samples, batch_size, label)
     about = _about(cli, label) | {
         "input": str(input),
@@ -296,7 +312,13 @@ def _about(cli: CLI, label: int | None) -> dict[str, Any]:
     }
 
 
-def _check_label(label: int | None, num_classes: int) -> None:
+def _check_label(label: int | None, model: ScoreModule) -> None:
+    num_classes = model.network.num_classes
+    if label == -1 and not model.has_marginal_score:
+        raise ValueError(
+            "--label -1, for any, needs the unconditional score, which label_dropout=0 leaves "
+            f"untrained: give one of 0 to {num_classes - 1}"
+        )
     if label is not None and not -1 <= label < num_classes:
         classes = f"has the labels 0 to {num_classes - 1}, and -1 for any"
         classes = classes if num_classes else "is not class-conditional"

@@ -32,6 +32,8 @@ LIBRARIES = (
 )
 """Where the files of Python, of installed packages, and of this project are."""
 
+PACKAGES = {"site-packages", "dist-packages"}
+
 DELIBERATE = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
 """What this package raises with a message for the user; a ``KeyError`` from it is a bug."""
 
@@ -98,10 +100,15 @@ def _user_error(error: BaseException | None) -> BaseException | None:
     """The cause that passed through code that is no library's; its author wants to see it."""
     while error is not None:
         frames = traceback.walk_tb(error.__traceback__)
-        if not all(frame.f_code.co_filename.startswith(LIBRARIES) for frame, _ in frames):
+        if not all(_in_a_library(frame.f_code.co_filename) for frame, _ in frames):
             return error
         error = error.__cause__
     return None
+
+
+def _in_a_library(path: str) -> bool:
+    # A user's packages, or those of a distribution, are in none of the directories of this Python.
+    return path.startswith(LIBRARIES) or not PACKAGES.isdisjoint(Path(path).parts)
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ class DataParser(Parser):
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         """Parse the text of a config."""
+        self.refuse_repeated(content)
         with suppress(yaml.YAMLError):  # which is shown by what follows
             if isinstance(config := yaml.safe_load(content), dict):
                 content = yaml.safe_dump({key: config[key] for key in {"data"} & config.keys()})

@@ -82,13 +82,16 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "", cutoff: floa
 
 
 def repeated_key(text: str) -> str | None:
-    """A key that a mapping of a YAML text has twice, with its line: YAML would keep the last."""
+    """A key that a mapping of a YAML text has twice, with its line; None if there is none."""
     try:
-        nodes = [("", yaml.compose(text, yaml.SafeLoader))]
+        nodes, seen = [("", yaml.compose(text, yaml.SafeLoader))], set()
     except yaml.YAMLError:  # whoever reads the text says what is wrong
         return None
     while nodes:
         prefix, node = nodes.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             nodes += [(prefix, each) for each in node.value]
         elif isinstance(node, yaml.MappingNode):

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -11,20 +12,20 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 import ncsn.optimizers  # noqa: F401  # a checkpoint may name only what is imported already
 from ncsn.callbacks import EMA, Divergence, OneThread, Preflight, ProgressBar
+from ncsn.cli.checkpoints import find_checkpoint, take_model_from_checkpoint
 from ncsn.cli.errors import fail, root_cause
 from ncsn.cli.messages import IN_A_LIST, UNKNOWN_OPTION, did_you_mean, explain, repeated_key
 from ncsn.data import InMemoryDataModule
 from ncsn.modules import ScoreModule
 from ncsn.modules.links import DATA_LINKS, NETWORK_LINKS, store_links
 from ncsn.modules.pretrained import PRETRAINED, SHIPPED
-from ncsn.modules.stored import changed_arguments, check_class_paths
-from ncsn.modules.stored_config import config_from, model_from, model_to_store
+from ncsn.modules.stored_config import config_from, model_to_store
 from ncsn.runtime import (
     DurableCheckpointIO,
     GracefulStop,
@@ -33,10 +34,10 @@ from ncsn.runtime import (
     halve_when_out_of_memory,
     load_checkpoint,
 )
-from ncsn.runtime.checkpoints import LastCheckpoint, find_last_checkpoint
+from ncsn.runtime.checkpoints import LastCheckpoint
 from ncsn.runtime.clipping import clippable
 from ncsn.runtime.precision import Trainer, fast_precision
-from ncsn.runtime.runs import RunDirectory, RunLogger, configured_loggers, find_last_run
+from ncsn.runtime.runs import RunDirectory, RunLogger, configured_loggers
 from ncsn.runtime.wandb import WandbOptions, read_id
 
 Command = Callable[..., None]
@@ -76,9 +77,13 @@ class Parser(LightningArgumentParser):
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         """Parse the text of a config, in which each option may stand once."""
+        self.refuse_repeated(content)
+        return super().parse_string(content, *args, **kwargs)
+
+    def refuse_repeated(self, content: str) -> None:
+        """Exit if an option stands twice in a config: YAML would keep the last."""
         if twice := repeated_key(content):
             self.error(f"{twice} is given twice: leave one of the two")
-        return super().parse_string(content, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """See :class:`Parser`; the parser of a class that is an option leaves that to its user."""
@@ -201,10 +206,20 @@ class CLI(LightningCLI):
                 logger.init_args.update(Namespace(given))
             elif "name" in logger.init_args and logger.init_args.name is None:
                 logger.init_args.name = config.name
+        self._log_to_files_first()
         if self.command is not None:
-            self._find_checkpoint()
+            find_checkpoint(self)
             if self.command.__name__ != "fit" and self.checkpoint is not None:
-                self._take_model_from_checkpoint(parser)
+                take_model_from_checkpoint(self, parser)
+
+    def _log_to_files_first(self) -> None:
+        """Let a logger that gives each run a directory be the first: Lightning asks that one."""
+        loggers = self.loggers()
+        if loggers and not any(map(_has_directory, loggers)):
+            args = Namespace(save_dir="lightning_logs", name=self.config.name)
+            loggers.append(Namespace(class_path=CSV, init_args=args))
+        if len(loggers) > 1:
+            self.config.trainer.logger = sorted(loggers, key=_has_directory, reverse=True)
 
     def stored_config(self) -> dict[str, Any]:
         """The config in the form of a file."""
@@ -213,73 +228,6 @@ class CLI(LightningCLI):
     def loggers(self, class_path: str = "") -> list[Namespace]:
         """The loggers of the config, or those of a class."""
         return [each for each in configured_loggers(self.config) if class_path in each.class_path]
-
-    def _find_checkpoint(self) -> None:
-        """Look for the checkpoint, and read it before the work begins."""
-        assert self.command is not None
-        command, config = self.command.__name__, self.config
-        if config.ckpt_path is None:
-            if command != "fit":
-                raise ValueError(f"{command} needs trained weights: give --ckpt_path CHECKPOINT")
-            return
-        if config.ckpt_path != "last":
-            self.checkpoint = Path(config.ckpt_path)
-            load_checkpoint(self.checkpoint)  # refuses what is not one
-            return
-        csv = self.loggers(CSV)
-        if not csv:
-            raise ValueError(
-                "--ckpt_path last looks where trainer.logger's CSVLogger writes, and there is "
-                "none: give the path of a checkpoint"
-            )
-        runs = Path(csv[0].init_args.save_dir) / csv[0].init_args.name
-        run = find_last_run(runs)
-        self.checkpoint = run and find_last_checkpoint(run)
-        if command == "fit":
-            self.run, config.ckpt_path = run, None  # in the stored config
-            if run is None:
-                rank_zero_info(f"--ckpt_path last: no run in {runs} yet, so this is the first")
-        elif self.checkpoint is None:
-            raise ValueError(f"--ckpt_path last: {run or f'no run in {runs}'} has no checkpoint")
-        else:
-            config.ckpt_path = str(self.checkpoint)
-
-    def _take_model_from_checkpoint(self, parser: LightningArgumentParser) -> None:
-        """Take the model from the checkpoint, and from the user what to do with it."""
-        assert self.checkpoint is not None
-        model = model_from(load_checkpoint(self.checkpoint))
-        if model is None:
-            return
-        check_class_paths(model, self.stored_config())
-        self.model_is_stored = True
-        names = ("sampler", "guidance_scale")
-        self._check_same_model(model["class_path"], model["dict_kwargs"])
-        init_args = self.config.model.init_args
-        given = {name: init_args[name] for name in names if name in init_args}
-        self.config = parser.parse_object({"model": model}, self.config)
-        for name, value in given.items():
-            self.config.model.init_args[name] = value
-
-    def _check_same_model(self, class_path: str, init_args: dict[str, Any]) -> None:
-        """Refuse a model of another class, and options of the model without an effect."""
-        assert self.command is not None
-        config = self.stored_config()["model"]
-        if config["class_path"] != class_path:
-            given, stored = (
-                each.rpartition(".")[2] for each in (config["class_path"], class_path)
-            )
-            shape = tuple(init_args.get("data_shape", ()))
-            raise ValueError(
-                f"the checkpoint is of {stored}, for data of shape {shape}, and the config of "
-                f"{given}: leave --config out"
-            )
-        given = {name: config["init_args"].get(name) for name in self.typed}
-        for key, before, now in changed_arguments(init_args, given):
-            if now is not None:  # what is linked to the data is stored, and cannot be given
-                raise ValueError(
-                    f"--model.{key} {now} has no effect: {self.command.__name__} takes the model "
-                    f"from the checkpoint, which has {before}"
-                )
 
     # ---- objects -----------------------------------------------------------------------------
 
@@ -304,7 +252,7 @@ class CLI(LightningCLI):
             _ = self.datamodule.features  # refuses what does not fit the data
         self.model.save_hyperparameters(self._model_config(), logger=False)
         self.model.score = halve_when_out_of_memory(self.model.score)
-        if self.trainer.gradient_clip_val:
+        if self.trainer.gradient_clip_val or self.trainer.precision == "16-mixed":
             optimizer = self.model.optimizer
             self.model.optimizer = lambda parameters: clippable(optimizer(parameters))
 
@@ -350,6 +298,8 @@ class CLI(LightningCLI):
 
     def continue_in(self, run: Path) -> None:
         """Have the loggers continue in the directory of a run, instead of a new one."""
+        if self.config.trainer.fast_dev_run or self.config.trainer.barebones:
+            return  # Lightning has taken them away
         loggers: list[Logger] = []
         for logger, config in zip(self.trainer.loggers, self.loggers(), strict=True):
             args = config.init_args.as_dict()
@@ -371,6 +321,12 @@ class CLI(LightningCLI):
         """The callback that makes the run's directory; none in a ``fast_dev_run``."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         return [each for each in callbacks if isinstance(each, RunDirectory)]
+
+
+def _has_directory(logger: Namespace) -> bool:
+    """Whether a logger makes a directory for each run, where Lightning then puts all files."""
+    made: Any = locate(logger.class_path)
+    return issubclass(made, CSVLogger | TensorBoardLogger)
 
 
 def _with_hyphens(args: list[str]) -> list[str]:

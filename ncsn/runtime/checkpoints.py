@@ -100,12 +100,13 @@ def checksum(path: str | Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def find_last_checkpoint(run: Path) -> Path | None:
-    """The last readable checkpoint of a run.
+def find_last_checkpoint(run: Path, directory: Path | None = None) -> Path | None:
+    """The last readable checkpoint of a run, in its ``checkpoints`` or in another directory.
 
     None if it has not saved one; raises ``ValueError`` if all are damaged.
     """
-    found = [path for name in (LAST, PREVIOUS) if (path := run / CHECKPOINTS / name).is_file()]
+    directory = directory or run / CHECKPOINTS
+    found = [path for name in (LAST, PREVIOUS) if (path := directory / name).is_file()]
     failures: list[ValueError] = []
     for path in found:
         try:

@@ -114,19 +114,20 @@ class RunDirectory(SaveConfigCallback):
         """Do nothing if the run has no directory.
 
         Raises:
-            ValueError: If another process uses the directory.
+            ValueError: If another process uses the directory, or it cannot be written.
         """
         failure, logger = "", trainer.logger
         if trainer.is_global_zero and isinstance(logger, RunLogger):
-            if self.save_to_log_dir and not self.overwrite:
-                self.made = logger.claim()
             try:
+                if self.save_to_log_dir and not self.overwrite:
+                    self.made = logger.claim()
                 self.lock = lock(Path(logger.log_dir))
-            except ValueError as error:
-                failure = str(error)
-            else:
                 if self.saves(trainer):
                     (Path(logger.log_dir) / CHECKPOINTS).mkdir(exist_ok=True)
+            except ValueError as error:
+                failure = str(error)
+            except OSError as error:
+                failure = f"{error.filename or logger.log_dir}: {error.strerror or error}"
         if failure := trainer.strategy.broadcast(failure):
             raise ValueError(failure)
         if trainer.loggers:
@@ -163,7 +164,7 @@ class RunDirectory(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Store the config, so that the checkpoint alone is enough to use it."""
-        checkpoint["config"] = self.stored_config
+        checkpoint["config"], checkpoint["hardware"] = self.stored_config, hardware(trainer)
 
     @cached_property
     def stored_config(self) -> dict[str, Any]:
@@ -199,6 +200,11 @@ class RunDirectory(SaveConfigCallback):
         begun = isinstance(exception, Stopped) or any(each.total.ready for each in progress)
         if self.made and not begun:
             shutil.rmtree(getattr(trainer.logger, "log_dir", ""), ignore_errors=True)
+
+
+def hardware(trainer: Trainer) -> str:
+    """How many devices of which type: noise and the order of the data depend on them."""
+    return f"{trainer.world_size} x {trainer.strategy.root_device.type}"
 
 
 def configured_loggers(config: Namespace) -> list[Namespace]:

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ncsn.runtime.checkpoints import LAST
+from ncsn.runtime.checkpoints import LAST, LastCheckpoint
 from ncsn.runtime.resume import repeat_validation, validation_is_due
 from ncsn.runtime.watch import GRACE, LOST, Watch
 
@@ -145,6 +145,7 @@ class GracefulStop(Checkpoint):
     def _save(trainer: Trainer) -> str:
         """Write the checkpoint to the run's directory; returns how to resume from it."""
         callbacks = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        callbacks.sort(key=lambda each: not isinstance(each, LastCheckpoint))
         directories = [callback.dirpath for callback in callbacks if callback.dirpath]
         if not directories or trainer.sanity_checking or not trainer.global_step:
             return ""

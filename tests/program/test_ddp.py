@@ -16,11 +16,11 @@ DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp")
 RUNS = Path("lightning_logs/moons")
 
 
-def run_ranks(server, *args, nodes):
-    """Run a command on two ranks."""
+def run_ranks(server, *args, nodes, num=2):
+    """Run a command on several ranks."""
     log = Path("ranks.txt")
-    ranks = start_ranks(server, 2, args, log, nodes=nodes)
-    assert wait_for_ranks(ranks) == [0, 0], log.read_text()[-3000:]
+    ranks = start_ranks(server, num, args, log, nodes=nodes)
+    assert wait_for_ranks(ranks) == [0] * num, log.read_text()[-3000:]
 
 
 def test_ranks_have_their_own_data_and_noise_and_agree_on_the_rest(server):
@@ -60,6 +60,14 @@ def test_predict_draws_the_same_samples_on_one_process_and_on_two(server, cli, t
         np.testing.assert_allclose(np.load(run / "samples.npz")["samples"], one, atol=1e-5)
         files = {path.name for path in run.glob("[!.]*")}
         assert files == {"config.yaml", "samples.npz", "samples.png"}
+
+
+def test_each_rank_has_something_to_draw(server, trained):
+    """Three ranks and four samples: two batches of two would leave one without any."""
+    checkpoint = trained("moons") / "checkpoints/last.ckpt"
+    predict = ("predict", *MOONS, "--ckpt_path", checkpoint, "--num_samples", 4)
+    run_ranks(server, *predict, nodes=1, num=3)
+    assert np.load(RUNS / "version_0/samples.npz")["samples"].shape == (4, 2)
 
 
 def test_an_evaluation_is_the_same_on_one_process_and_on_two(server, cli, trained):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from support.commands import error_line, run_process, smoke
 
+from ncsn.cli.messages import repeated_key
+
 MOONS, DIGITS = smoke("moons"), smoke("digits")
 
 MISTAKES = {
@@ -178,6 +180,12 @@ CONFIGS = {
 }
 
 
+def test_aliases_are_not_repetitions():
+    assert repeated_key("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}\n") is None
+    assert repeated_key("a: &a [*a]") is None  # and this ends
+    assert repeated_key("a: [{b: 1}, {b: 2, c: {d: 1, d: 2}}]") == "a.c.d (again in line 1)"
+
+
 @pytest.mark.parametrize(("content", "file", "hint"), CONFIGS.values(), ids=CONFIGS)
 def test_a_mistake_in_a_config_names_the_file(content, file, hint, cli, capsys, tmp_path):
     (tmp_path / "own.yaml").write_text(content)
@@ -235,6 +243,8 @@ def test_a_config_that_is_no_text_is_refused(cli, capsys, trained):
 
 def test_an_evaluation_with_nothing_to_evaluate_is_refused(cli, capsys, trained):
     checkpoint = ("--ckpt_path", trained("moons") / "checkpoints/last.ckpt")
+    assert cli("test", *MOONS, *checkpoint, "--num_samples", 1) == 1
+    assert "1 points are too few to compare" in error_line(capsys.readouterr().err)
     assert cli("test", *MOONS, *checkpoint, "--num_samples", 0) == 1
     assert "--num_samples must be at least 1" in error_line(capsys.readouterr().err)
     assert cli("test", *MOONS, *checkpoint, "--inception", "true") == 1
@@ -319,6 +329,22 @@ class Table(MLP):
         super().__init__(dim)
         open("nowhere.txt")
 """
+
+
+def test_packages_of_a_user_or_of_a_distribution_are_libraries(server, tmp_path):
+    packages = tmp_path / "dist-packages"
+    packages.mkdir()
+    (packages / "installed_networks.py").write_text(OWN)
+    args = (*MOONS, "--model.network", "installed_networks.Bug")
+    output = run_process(server, "fit", *args, status=1, PYTHONPATH=str(packages))
+    assert "Traceback" not in output
+    assert "does not fit data of shape (2,)" in error_line(output)
+
+
+def test_an_option_that_is_given_twice_is_refused_by_evaluate_too(cli, capsys):
+    Path("own.yaml").write_text("data: {class_path: DigitsDataModule}\nseed: 1\nseed: 2\n")
+    assert cli("evaluate", "samples.npz", "--config", "own.yaml") == 2
+    assert "seed (again in line 3) is given twice" in error_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("name", "error"), [("Bug", "RuntimeError"), ("Table", "FileNotFound")])

@@ -116,6 +116,19 @@ def test_a_class_can_be_asked_for_and_guided(cli, capsys):
     assert "has the labels 0 to 9" in error_line(capsys.readouterr().err)
 
 
+def test_what_needs_an_unconditional_score_is_refused_without_one(cli, capsys):
+    only_classes = ("--model.network.num_classes", 10, "--model.label_dropout", 0)
+    assert cli("fit", *DIGITS, *only_classes) == 0
+    predict = ("predict", "--ckpt_path", "lightning_logs/digits/version_0/checkpoints/last.ckpt")
+    for args, hint in {
+        (*predict, "--label", -1): "give one of 0 to 9",
+        (*predict, "--model.guidance_scale", 2): "guidance_scale=2.0 needs the unconditional",
+        ("diagnose", *predict[1:], "--num_samples", 20): "diagnose needs the unconditional score",
+    }.items():
+        assert cli(*args) == 1
+        assert hint in error_line(capsys.readouterr().err)
+
+
 def test_a_checkpoint_of_other_data_is_refused(cli, capsys, trained):
     checkpoint = trained("moons") / "checkpoints/last.ckpt"
     assert cli("predict", *DIGITS, "--ckpt_path", checkpoint) == 1

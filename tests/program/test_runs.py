@@ -47,6 +47,40 @@ def test_the_run_and_the_step_are_named(run, cli, caplog):
     assert f"{RUN}: resuming from step 2" in caplog.text
 
 
+def test_a_run_is_resumed_from_where_its_checkpoints_are(cli, caplog, capsys):
+    elsewhere = (*QUICK, "--last.dirpath", "elsewhere")
+    assert cli("fit", *MOONS, *elsewhere) == 0
+    assert not list(RUN.rglob("last.ckpt"))
+    assert cli("fit", *MOONS, *elsewhere, *LAST, "--trainer.max_epochs", 2) == 0
+    assert f"{RUN}: resuming from step 2" in caplog.text
+    assert cli("fit", *MOONS, *LAST, "--last.filename", "{step}") == 1
+    assert "--last.filename is {step}: give the path" in error_line(capsys.readouterr().err)
+
+
+def test_a_trial_that_leaves_no_files_may_begin_with_a_checkpoint(run, cli, capsys):
+    before = sorted(run.rglob("*"))
+    assert cli("fit", *MOONS, *LONGER, *LAST, "--trainer.barebones", "true") == 0
+    assert sorted(run.rglob("*")) == before
+    assert cli("fit", *MOONS, *LONGER, *LAST, "--trainer.fast_dev_run", "true") == 1
+    assert "leave --ckpt_path out" in error_line(capsys.readouterr().err)
+
+
+def test_a_run_without_a_logger_to_files_has_a_directory_of_its_own(cli):
+    for version in (0, 1):
+        assert cli("fit", *MOONS, *QUICK, "--trainer.logger", "ncsn.runtime.WandbLogger") == 0
+        assert (RUN.with_name(f"version_{version}") / "checkpoints/last.ckpt").is_file()
+    assert not Path("lightning_logs/config.yaml").exists()
+
+
+def test_other_devices_are_named_when_a_run_is_resumed(run, cli):
+    last = run / "checkpoints/last.ckpt"
+    checkpoint = load_last(run)
+    assert checkpoint["hardware"] == "1 x cpu"
+    torch.save({**checkpoint, "hardware": "8 x cuda"}, last)
+    with pytest.warns(UserWarning, match=r"resumed with 1 x cpu \(was 8 x cuda\)"):
+        assert cli("fit", *MOONS, *LONGER, *LAST) == 0
+
+
 def test_a_finished_run_keeps_its_config(run, cli):
     before = (run / "config.yaml").read_bytes()
     assert cli("fit", *MOONS, *QUICK, *LAST, "--data.noise", 0.3) == 0

@@ -134,8 +134,12 @@ def _run(request):
     sys.argv = ["ncsn", *request["args"]]
     # Lightning starts further ranks with the command that started this process.
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("ncsn.__main__")
+    import torch
     from lightning.pytorch.utilities import rank_zero_only
 
+    # After a fork, torch makes its thread pool again when it is first needed. Two threads that
+    # need it at once, such as those that read images, would race ("Invalid thread pool").
+    torch.set_num_threads(1)
     rank_zero_only.rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
     from ncsn.cli import main
 

@@ -215,11 +215,12 @@ class CLI(LightningCLI):
     def _log_to_files_first(self) -> None:
         """Let a logger that gives each run a directory be the first: Lightning asks that one."""
         loggers = self.loggers()
-        if loggers and not any(map(_has_directory, loggers)):
-            args = Namespace(save_dir="lightning_logs", name=self.config.name)
-            loggers.append(Namespace(class_path=CSV, init_args=args))
-        if len(loggers) > 1:
-            self.config.trainer.logger = sorted(loggers, key=_has_directory, reverse=True)
+        if not loggers or _has_directory(loggers[0]):
+            return
+        args = Namespace(save_dir="lightning_logs", name=self.config.name)
+        csv = Namespace(class_path=CSV, init_args=args)
+        first = next(filter(_has_directory, loggers), csv)
+        self.config.trainer.logger = [first, *(each for each in loggers if each is not first)]
 
     def stored_config(self) -> dict[str, Any]:
         """The config in the form of a file."""

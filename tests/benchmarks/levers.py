@@ -60,6 +60,7 @@ class Setting:
         attention: Whether the middle block attends over its 7x7 positions.
         bf16: Whether networks compute in bfloat16.
         compiled: Whether the network is compiled, with ``torch.compile``.
+        stratified: Whether the levels of a batch are spread evenly over their distribution.
     """
 
     optimizer: Literal["adam", "muon", "soap"] = "muon"
@@ -77,6 +78,7 @@ class Setting:
     attention: bool = False
     bf16: bool = True
     compiled: bool = False
+    stratified: bool = False
 
 
 def batches(images: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -197,6 +199,10 @@ def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
     for step in range(num_steps):
         x = next(source)
         sigma = module.sample_noise_levels(len(x), generator)
+        if setting.stratified:
+            quantiles = (torch.arange(len(x)) + torch.rand(len(x), generator=generator)) / len(x)
+            level = torch.searchsorted(module.level_probabilities.cumsum(0), quantiles)
+            sigma = module.noise_levels[level.clamp(max=len(module.noise_levels) - 1)]
         x_sigma, z = perturb(x, sigma, generator)
         if setting.antithetic:
             x, sigma, z = (each[: len(x) // 2] for each in (x, sigma, z))

@@ -46,7 +46,9 @@ class EMA(Callback):
             pairs = zip(self._average or weights, weights, strict=True)
             self._average = [
                 # In half precision, the small steps of an average are lost.
-                average.detach().to(weight.device, _at_least_float32(weight), copy=True)
+                average.detach().to(
+                    weight.device, torch.promote_types(weight.dtype, torch.float32), copy=True
+                )
                 for average, weight in pairs
             ]
 
@@ -57,12 +59,9 @@ class EMA(Callback):
         if self._average and trainer.global_step > self._step:
             self._step = trainer.global_step
             update = get_ema_multi_avg_fn(decay_after(self.n_averaged, self.decay))
-            weights = _parameters(pl_module).values()
-            update(
-                self._average,
-                [each.to(_at_least_float32(each)) for each in weights],
-                self.n_averaged,
-            )
+            pairs = zip(self._average, _parameters(pl_module).values(), strict=True)
+            weights = [weight.detach().to(average.dtype) for average, weight in pairs]
+            update(self._average, weights, self.n_averaged)
             self.n_averaged += 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,10 +124,6 @@ def _parameters(pl_module: LightningModule) -> dict[str, nn.Parameter]:
     """The network's parameters, by their name in the module."""
     network = cast(nn.Module, pl_module.network)
     return {f"network.{name}": parameter for name, parameter in network.named_parameters()}
-
-
-def _at_least_float32(weight: Tensor) -> torch.dtype:
-    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _clone_weights(pl_module: LightningModule) -> list[Tensor]:

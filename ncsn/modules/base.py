@@ -234,9 +234,8 @@ class ScoreModule(StorableModule, ABC):
 
     def on_train_start(self) -> None:
         """Restore the running mean loss, on all ranks: they compute the epoch's mean together."""
-        self.train_loss.set_dtype(
-            self.sampling_levels.dtype
-        )  # counts in half precision end at 256
+        # In half precision, a count ends at 256.
+        self.train_loss.set_dtype(self.sampling_levels.dtype)
         if self._unfinished and self.trainer.ckpt_path:  # and not only the weights were loaded
             mean, num_steps = self._unfinished
             self.train_loss.update(torch.full((num_steps,), mean))

@@ -21,8 +21,7 @@ from machine import DEVICE, describe, synchronize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from peers import SAMPLES_AT_ONCE, installed, versions
-from peers_training import frechet_metric
-from shared import build, data_options, log_log, print_table
+from shared import build, data_options, frechet_metric, log_log, print_table
 from torch import Tensor
 
 from ncsn import plots

@@ -1,18 +1,20 @@
 r"""Quality after equal wall-clock: other libraries' own models of MNIST, and ours.
 
-python tests/benchmarks/peers_training.py --data_dir data --seconds 300
+python tests/benchmarks/peers_training.py --data_dir data --seconds '[300,900]'
 
 Each trains in a process of its own, and is measured by the same ruler: Fréchet distance in our
 features, precision and recall, of as many samples, each from the sampler that its documentation
-takes. The clock stands still while samples are drawn and measured. Libraries that are not
-installed are skipped: pip install -e '.[peers]' installs them.
+takes. The clock stands still while samples are drawn and measured. The learning rates of the
+others are constant, so one training serves all times; ours falls, so each time is a training.
+Libraries that are not installed are skipped: pip install -e '.[peers]' installs them.
 """
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,14 @@ from lightning.pytorch.callbacks import Callback
 from machine import DEVICE, alone, describe, synchronize
 from matplotlib.figure import Figure
 from peers import PEERS, SAMPLES_AT_ONCE, installed, versions
-from shared import build, data_options, log_log, print_table
+from shared import Metric, build, data_options, frechet_metric, log_log, print_table
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ncsn import plots
 from ncsn.callbacks.ema import EMA
-from ncsn.evaluation import Estimate, Reference, standard_errors
+from ncsn.evaluation import Estimate, Reference
 from ncsn.evaluation.codec import to_float, to_uint8
-from ncsn.evaluation.features import extract_features
-from ncsn.evaluation.metrics import frechet_distance
 from ncsn.modules import ScoreModule
 from ncsn.runtime import keep_freed_memory
 from ncsn.sampling import Sampler
@@ -44,20 +44,42 @@ OURS: dict[str, tuple[str, ...]] = {
 """Our trainings, and options: in bfloat16 where it is fast, and in float32 as the others are."""
 
 HEADING = (
-    *("library", "parameters", "images", "images/s", "memory in training", "sampler"),
+    *("library", "seconds", "parameters", "images", "images/s", "memory in training", "sampler"),
     *("evaluations", "ms a sample", "FD", "precision", "recall"),
 )
-Metric = Callable[[Tensor], tuple[float, float]]
+
+
+@dataclass
+class Point:
+    """A moment in a training.
+
+    Attributes:
+        mark: The time after which it was to be, in seconds.
+        seconds: The time that it was.
+        images: Images seen.
+        samples: Drawn then.
+        sampling_seconds: For each of the samples.
+        fd: Fréchet distance of those of the curve.
+        error: Its standard error.
+        estimates: All that the samples were found to be, with floors; empty within the curve.
+    """
+
+    mark: float
+    seconds: float
+    images: int
+    samples: Tensor
+    sampling_seconds: float
+    fd: float
+    error: float
+    estimates: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass
 class Run:
-    """What became of one of them.
+    """A training of one of them.
 
     Attributes:
-        curve: Seconds and images of training, Fréchet distance and its standard error.
         floor: What the curve would be at if samples were test images.
-        estimates: All that the last samples were found to be, with floors.
     """
 
     name: str
@@ -66,28 +88,9 @@ class Run:
     evaluations: int = 0
     images: int = 0
     seconds: float = 0.0
-    sampling_seconds: float = 0.0
     memory: float = 0.0
-    curve: list[tuple[float, int, float, float]] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
     floor: float = 0.0
-    estimates: dict[str, Estimate] = field(default_factory=dict)
-    samples: Tensor | None = None
-
-
-def frechet_metric(reference: Reference, num: int) -> Metric:
-    """The Fréchet distance of samples in [-1, 1] to ``num`` training images, with its error."""
-    assert reference.features is not None
-    network = reference.features.to(DEVICE)
-    rows = torch.randperm(len(reference.train), generator=torch.Generator().manual_seed(0))[:num]
-    train = extract_features(network, reference.train[rows].to(DEVICE)).features
-
-    def metric(samples: Tensor) -> tuple[float, float]:
-        x = extract_features(network, to_uint8(samples.to(DEVICE))).features
-        statistic = lambda x, y: {"fd": frechet_distance(x, y)}  # noqa: E731
-        error = standard_errors(statistic, x, train, distance=True)["fd"]
-        return frechet_distance(x, train), error
-
-    return metric
 
 
 class Clock:
@@ -95,21 +98,21 @@ class Clock:
 
     Args:
         run: Where figures go.
-        marks: Seconds after which to do so; training ends with the last.
+        marks: Seconds after which to do so, and how many; training ends with the last.
         sample: Draws a number of samples.
-        metric: Measures those of the curve.
-        num: Numbers of samples of the curve and at the end.
+        metric: Measures those of the curve, which are the first.
+        num_curve: Their number.
     """
 
     def __init__(
         self,
         run: Run,
-        marks: Sequence[float],
+        marks: Mapping[float, int],
         sample: Callable[[int], Tensor],
         metric: Metric,
-        num: tuple[int, int],
+        num_curve: int,
     ) -> None:
-        self.run, self.marks, self.num = run, [*marks], num
+        self.run, self.marks, self.num_curve = run, dict(sorted(marks.items())), num_curve
         self.sample, self.metric = sample, metric
         self.start = time.perf_counter()
 
@@ -119,27 +122,27 @@ class Clock:
         synchronize()
         now = time.perf_counter()
         self.run.seconds, self.start = self.run.seconds + now - self.start, now
-        if self.run.seconds >= self.marks[0]:
-            passed = [mark for mark in self.marks if self.run.seconds >= mark]
-            self.evaluate(last=len(passed) == len(self.marks))
-            self.marks = self.marks[len(passed) :]
+        passed = [mark for mark in self.marks if self.run.seconds >= mark]
+        if passed:
+            self.evaluate(passed)
             self.start = time.perf_counter()
         return not self.marks
 
-    def evaluate(self, last: bool) -> None:
-        """Draw and measure samples."""
+    def evaluate(self, marks: Sequence[float]) -> None:
+        """Draw and measure samples, for the last of these marks."""
         run, start = self.run, time.perf_counter()
         if not run.curve:  # before sampling, which takes memory of its own
             kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             on_gpu = DEVICE.type == "cuda"
             run.memory = torch.cuda.max_memory_allocated() if on_gpu else 1024.0 * kilobytes
-        samples = self.sample(self.num[last])
+        num = [self.marks.pop(mark) for mark in marks]
+        samples = self.sample(max(num))
         synchronize()
-        run.sampling_seconds = (time.perf_counter() - start) / len(samples)
-        run.samples = samples.cpu()
-        run.curve.append((run.seconds, run.images, *self.metric(samples[: self.num[0]])))
-        seconds, _, value, error = run.curve[-1]
-        print(f"{run.name}: {seconds:.0f} s, FD {value:.3g} ± {error:.1g}", flush=True)
+        seconds = (time.perf_counter() - start) / len(samples)
+        fd, error = self.metric(samples[: self.num_curve])
+        point = Point(marks[-1], run.seconds, run.images, samples.cpu(), seconds, fd, error)
+        run.curve.append(point)
+        print(f"{run.name}: {run.seconds:.0f} s, FD {fd:.3g} ± {error:.1g}", flush=True)
 
 
 def draw(module: ScoreModule, num: int, sampler: Sampler) -> Tensor:
@@ -150,14 +153,14 @@ def draw(module: ScoreModule, num: int, sampler: Sampler) -> Tensor:
 
 
 def train_peer(
-    run: Run, marks: Sequence[float], metric: Metric, num: tuple[int, int], reference: Reference
+    run: Run, marks: Mapping[float, int], metric: Metric, num_curve: int, reference: Reference
 ) -> None:
     """Train one of the other libraries."""
     peer = PEERS[run.name](TensorDataset(to_float(reference.train), reference.labels))
     run.sampler = peer.sampler
     run.parameters = sum(each.numel() for each in peer.network.parameters())
     steps = peer.steps()
-    clock = Clock(run, marks, peer.sample, metric, num)
+    clock = Clock(run, marks, peer.sample, metric, num_curve)
     while not clock.tick(next(steps)):
         pass
     run.evaluations = peer.evaluations
@@ -195,7 +198,7 @@ def ours(options: Sequence[str], max_steps: int) -> Any:
 
 
 def train_ours(
-    run: Run, marks: Sequence[float], metric: Metric, num: tuple[int, int], options: Sequence[str]
+    run: Run, marks: Mapping[float, int], metric: Metric, num_curve: int, options: Sequence[str]
 ) -> None:
     """Train our model as `ncsn fit` does.
 
@@ -203,14 +206,15 @@ def train_ours(
     finds how many fit into the time.
     """
     trial = ours(options, 1_000_000)
-    short, times = Run(run.name), (marks[-1] / 60, marks[-1] / 20)
-    clock = Clock(short, times, lambda num: torch.zeros(num, 1), lambda x: (0.0, 0.0), num)
+    short, end = Run(run.name), max(marks)
+    times = {end / 60: 1, end / 20: 1}
+    clock = Clock(short, times, lambda num: torch.zeros(num, 1), lambda x: (0.0, 0.0), 1)
     trial.trainer.callbacks.append(Ticks(clock))
     trial.trainer.fit(trial.model, trial.datamodule)
-    (start, before, *_), (stop, after, *_) = short.curve[0], short.curve[-1]
-    batches = (after - before or short.images) / trial.datamodule.batch_size
-    rate = batches / (stop - start or short.seconds)
-    cli = ours(options, max(1, int(rate * marks[-1])))
+    first, last = short.curve[0], short.curve[-1]
+    batches = (last.images - first.images or short.images) / trial.datamodule.batch_size
+    rate = batches / (last.seconds - first.seconds or short.seconds)
+    cli = ours(options, max(1, int(rate * end)))
     module, sampler = cli.model, cli.model.preview_sampler
     run.parameters = sum(each.numel() for each in module.network.parameters())
 
@@ -227,33 +231,36 @@ def train_ours(
         with averaged():
             return draw(module, num, sampler)
 
-    clock = Clock(run, marks, sample, metric, num)
+    clock = Clock(run, marks, sample, metric, num_curve)
     cli.trainer.callbacks.append(Ticks(clock))
     cli.trainer.fit(module, cli.datamodule)
     if clock.marks:  # it was a little faster than in the trial
         module.to(DEVICE)
-        clock.evaluate(last=True)
+        clock.evaluate([*clock.marks])
     run.sampler, run.evaluations = "SDE-DPM-Solver++, 20 steps", sampler.num_evaluations
 
 
 def train(
-    name: str, seconds: float, num: tuple[int, int], options: tuple[str, ...], seed: int
+    name: str, times: Sequence[float], num: tuple[int, int], options: tuple[str, ...], seed: int
 ) -> Run:
-    """Train and measure one of them."""
+    """Train and measure one of them: ``num`` samples within the curve and after each time."""
     keep_freed_memory()
     torch.manual_seed(seed)
     data = build("mnist_cpu", *options).datamodule
     reference = data.reference("test")
-    run, marks = Run(name), [seconds / 8, seconds / 4, seconds / 2, seconds]
-    metric = frechet_metric(reference, num[0])
-    run.floor, _ = metric(to_float(reference.held_out[: num[0]]))
+    run, (num_curve, num_samples) = Run(name), num
+    marks = {max(times) / share: num_curve for share in (8, 4, 2)}
+    marks |= {seconds: num_samples for seconds in times}
+    metric = frechet_metric(reference, num_curve)
+    run.floor, _ = metric(to_float(reference.held_out[:num_curve]))
     if name in OURS:
         own = (*options, *OURS[name], f"--seed_everything={seed}")
-        train_ours(run, marks, metric, num, own)
+        train_ours(run, marks, metric, num_curve, own)
     else:
-        train_peer(run, marks, metric, num, reference)
-    assert run.samples is not None
-    run.estimates = data.kind.compare(run.samples.to(DEVICE), reference)
+        train_peer(run, marks, metric, num_curve, reference)
+    for point in run.curve:
+        if point.mark in times:
+            point.estimates = data.kind.compare(point.samples.to(DEVICE), reference)
     return run
 
 
@@ -262,29 +269,31 @@ def plot(runs: Sequence[Run]) -> Figure:
     figure = plots.new_figure(9, 5)
     axes = figure.subplots()
     for run in runs:
-        seconds, _, values, errors = zip(*run.curve, strict=True)
-        axes.errorbar(seconds, values, errors, marker="o", ms=4, capsize=2, label=run.name)
+        points = zip(*((each.seconds, each.fd, each.error) for each in run.curve), strict=True)
+        axes.errorbar(
+            *points, marker="o", ms=4, capsize=2, label=f"{run.name}, {run.seconds:.0f} s"
+        )
     log_log(axes, "seconds of training", "Fréchet distance in own features", runs[0].floor)
     figure.legend(loc="outside right upper")
     figure.suptitle(describe(), fontsize="small")
     return figure
 
 
-def row(run: Run) -> tuple[object, ...]:
+def row(run: Run, point: Point) -> tuple[object, ...]:
     """Of the table."""
-    (fd,) = (value for name, value in run.estimates.items() if "_fd_v" in name)
+    (fd,) = (value for name, value in point.estimates.items() if "_fd_v" in name)
     return (
-        *(run.name, f"{run.parameters:,}", f"{run.images:,}", f"{run.images / run.seconds:.0f}"),
-        *(f"{run.memory / 2**30:.2f} GiB", run.sampler, run.evaluations),
-        *(f"{1000 * run.sampling_seconds:.1f}", fd.formatted),
-        *(run.estimates[each].formatted for each in ("precision", "recall")),
+        *(run.name, f"{point.seconds:.0f}", f"{run.parameters:,}", f"{point.images:,}"),
+        *(f"{point.images / point.seconds:.0f}", f"{run.memory / 2**30:.2f} GiB", run.sampler),
+        *(run.evaluations, f"{1000 * point.sampling_seconds:.1f}", fd.formatted),
+        *(point.estimates[each].formatted for each in ("precision", "recall")),
     )
 
 
 def measure(
     libraries: tuple[str, ...] = (*OURS, *PEERS),
     data_dir: Path | None = None,
-    seconds: float = 300.0,
+    seconds: tuple[float, ...] = (300.0,),
     num_samples: int = 2000,
     num_curve: int = 500,
     seeds: tuple[int, ...] = (0,),
@@ -295,35 +304,33 @@ def measure(
     Args:
         libraries: Names, as in the table.
         data_dir: Directory with MNIST/raw.
-        seconds: Wall-clock of training of each.
-        num_samples: Samples measured at the end.
-        num_curve: Samples measured for the curve, after 1/8, 1/4, 1/2 and all of the time.
-        seeds: One training each.
+        seconds: Times of training, each with rows of its own.
+        num_samples: Samples measured after each of them.
+        num_curve: Samples measured for the curve, also after 1/8, 1/4 and 1/2 of the longest.
+        seeds: Trainings of each.
         output: The files, without their suffix.
     """
     runs: list[Run] = []
+    body: list[tuple[object, ...]] = []
     num, options = (num_curve, num_samples), tuple(data_options(data_dir))
     for name in libraries:
         if name in OURS or installed(name, PEERS[name].requires):
-            for seed in seeds:
-                run = alone(train, name, seconds, num, options, seed)
+            trainings = [(each,) for each in seconds] if name in OURS else [seconds]
+            for seed, times in product(seeds, trainings):
+                run = alone(train, name, times, num, options, seed)
                 run.name += f", seed {seed}" * (len(seeds) > 1)
                 runs.append(run)
                 plot(runs).savefig(output.with_suffix(".png"))
-                grid = plots.image_grid(to_uint8(run.samples[:100]))  # type: ignore[index]
-                grid.save(
-                    output.with_suffix(f".{run.name.replace(', ', '_').replace(' ', '_')}.png")
-                )
-    floors = {key: each.formatted_floor for key, each in runs[0].estimates.items()}
+                for point in filter(lambda each: each.estimates, run.curve):
+                    body.append(row(run, point))
+                    floors = {key: each.formatted_floor for key, each in point.estimates.items()}
+                    label = f"{run.name} {point.mark:g} s".replace(",", "").replace(" ", "_")
+                    grid = plots.image_grid(to_uint8(point.samples[:100]))
+                    grid.save(output.with_suffix(f".{label}.png"))
     (fd,) = (name for name in floors if "_fd_v" in name)
-    floor = (
-        "*floor: test images*",
-        *[""] * 7,
-        *(floors[key] for key in (fd, "precision", "recall")),
-    )
-    body = [*map(row, runs), floor]
+    body.append(("*floor: test images*", *[""] * 8, *map(floors.get, (fd, "precision", "recall"))))
     print_table(HEADING, body, output.with_suffix(".md"))
-    print(f"\n{seconds:.0f} s each, {num_samples:,} samples; {describe()}; {versions()}")
+    print(f"\n{num_samples:,} samples; {describe()}; {versions()}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,24 @@
-"""What the benchmarks share: the objects of a config, and tables in Markdown."""
+"""What the benchmarks share: objects of a config, a distance, tables in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import torch
+from machine import DEVICE
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor
 
 from ncsn.cli.parser import CLI
+from ncsn.evaluation import Reference, standard_errors
+from ncsn.evaluation.codec import to_uint8
+from ncsn.evaluation.features import extract_features
+from ncsn.evaluation.metrics import frechet_distance
 
 ROOT = Path(__file__).parents[2]
+Metric = Callable[[Tensor], tuple[float, float]]
+"""A value of samples, and its standard error."""
 
 
 def config_path(name: str) -> Path:
@@ -25,6 +34,22 @@ def build(config: str, *options: str) -> CLI:
 def data_options(data_dir: Path | None) -> list[str]:
     """Options of the command line for data in another directory than that of the config."""
     return [] if data_dir is None else [f"--data.data_dir={data_dir}"]
+
+
+def frechet_metric(reference: Reference, num: int) -> Metric:
+    """The Fréchet distance of samples in [-1, 1] to ``num`` training images, with its error."""
+    assert reference.features is not None
+    network = reference.features.to(DEVICE)
+    rows = torch.randperm(len(reference.train), generator=torch.Generator().manual_seed(0))[:num]
+    train = extract_features(network, reference.train[rows].to(DEVICE)).features
+
+    def metric(samples: Tensor) -> tuple[float, float]:
+        x = extract_features(network, to_uint8(samples.to(DEVICE))).features
+        statistic = lambda x, y: {"fd": frechet_distance(x, y)}  # noqa: E731
+        error = standard_errors(statistic, x, train, distance=True)["fd"]
+        return frechet_distance(x, train), error
+
+    return metric
 
 
 def log_log(axes: Axes, xlabel: str, ylabel: str, floor: float | None = None) -> None:

@@ -187,12 +187,13 @@ def test_peers_training(mnist_dir, capsys):
     from peers_training import measure
 
     some = ("ncsn", "azula", "torchcfm")
-    measure(some, mnist_dir, seconds=1, num_samples=32, num_curve=16)
+    measure(some, mnist_dir, seconds=(1, 2), num_samples=32, num_curve=16)
     table = capsys.readouterr().out
     for name in some:
         here = name == "ncsn" or installed(name, PEERS[name].requires)
         assert (f"| {name} |" in table) is here
         assert (f"{name} skipped: " in table) is not here
+    assert table.count("| ncsn |") == 2  # a training for each time
     assert Path("peers_training.png").is_file()
     assert Path("peers_training.md").read_text() in table
 

@@ -1,23 +1,19 @@
 """What DSM and NCSN share: the score, its loss, training, validation and sampling."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from ncsn.callbacks.preview import Preview
-from ncsn.callbacks.progress import ProgressBar
-from ncsn.evaluation.metrics import MeanPerLevel
 from ncsn.levels import ScoreFunction, spread_order
+from ncsn.modules.logged import LoggedModule
 from ncsn.modules.schedules import make_schedule, naming
-from ncsn.modules.storable import StorableModule
 from ncsn.networks import ScoreNetwork
 from ncsn.objectives import Objective, denoising_score_matching
 from ncsn.parametrisation import Parametrisation, Score
@@ -28,7 +24,7 @@ from ncsn.sampling.guidance import hide_labels
 Batch = tuple[Tensor, Tensor]
 
 
-class ScoreModule(StorableModule, ABC):
+class ScoreModule(LoggedModule, ABC):
     """A score network trained by score matching, and the samplers that use it.
 
     The noise of a training step depends on (seed, rank, epoch, batch) alone, that of a validation
@@ -72,7 +68,7 @@ class ScoreModule(StorableModule, ABC):
         data_diameter: float | None = None,
         preview: Preview | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(len(noise_levels))
         if not 0 <= label_dropout < 1:
             raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout}")
         if network.num_classes and not label_dropout and guidance_scale != 1:
@@ -93,10 +89,7 @@ class ScoreModule(StorableModule, ABC):
         self.level_order = nn.Buffer(spread_order(len(noise_levels)), persistent=False)
         self.data_mean = nn.Buffer(torch.tensor(float(data_mean)))
         self.data_std = nn.Buffer(torch.tensor(float(data_std)))
-        self.train_loss = MeanMetric(nan_strategy="disable")  # checking for NaN synchronises
-        self.val_loss = MeanPerLevel(len(noise_levels))
         self.auto: dict[str, float] = {}  # what ``auto`` was replaced by, by argument
-        self._unfinished: tuple[float, int] | None = None  # mean loss and steps of an epoch
 
     @property
     def has_marginal_score(self) -> bool:
@@ -111,11 +104,6 @@ class ScoreModule(StorableModule, ABC):
             for name, value in sampler.auto_values(self.noise_levels).items() if sampler else ():
                 values[f"model.{option}sampler.{name}"] = value
         return values
-
-    @property
-    def sampling_levels(self) -> Tensor:
-        """The noise levels in float32 at least, in which samples are drawn and evaluated."""
-        return self.noise_levels.to(torch.promote_types(self.noise_levels.dtype, torch.float32))
 
     @abstractmethod
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
@@ -198,52 +186,8 @@ class ScoreModule(StorableModule, ABC):
             label = hide_labels(label, self.label_dropout, generator)
         sigma = self.sample_noise_levels(len(x), generator)
         losses = self.loss(x, sigma, label, generator)
-        self.train_loss.update(self._per_dim(losses.detach()))
+        self.train_loss.update(self.loss_per_dim(losses.detach()))
         return {"loss": losses.mean(), "losses": losses.detach(), "sigma": sigma}
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the loss per dimension."""
-        # Logging takes as long as a step of a small network.
-        trainer = cast(Any, self.trainer)
-        if self.global_step % max(1, trainer.log_every_n_steps) == 0:
-            # Our own bar reads the logged loss, without synchronising the device at each step.
-            own_bar = isinstance(trainer.progress_bar_callback, ProgressBar)
-            loss = self._per_dim(outputs["losses"])
-            self.log("train/loss_per_dim", loss, prog_bar=not own_bar)
-
-    def _per_dim(self, losses: Tensor) -> Tensor:
-        """The mean loss per dimension, without the factor 1/σ_max², so that runs compare."""
-        return losses.mean() * self.noise_levels[0] ** 2 / math.prod(self.data_shape)
-
-    def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch, over ranks."""
-        if self.train_loss.update_called:  # not if a checkpoint ended this epoch
-            self.log("train/loss_per_dim_epoch", self.train_loss.compute(), sync_dist=True)
-            self.train_loss.reset()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the running mean loss of an unfinished epoch; of several ranks, the first's."""
-        super().on_save_checkpoint(checkpoint)
-        if self.train_loss.update_called:
-            num_steps = int(self.train_loss.weight.item())
-            checkpoint["train_loss"] = self.train_loss.mean_value.item() / num_steps, num_steps
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the running mean loss of the epoch, for a training that is resumed."""
-        self._unfinished = checkpoint.get("train_loss")
-
-    def on_train_start(self) -> None:
-        """Restore the running mean loss, on all ranks: they compute the epoch's mean together."""
-        # In half precision, a count ends at 256.
-        self.train_loss.set_dtype(self.sampling_levels.dtype)
-        if self._unfinished and self.trainer.ckpt_path:  # and not only the weights were loaded
-            mean, num_steps = self._unfinished
-            self.train_loss.update(torch.full((num_steps,), mean))
-        self._unfinished = None
-
-    def on_validation_start(self) -> None:
-        """Count in float32 at least, as in training."""
-        self.val_loss.set_dtype(self.sampling_levels.dtype)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the loss at each noise level, with the same noise at every validation."""
@@ -259,18 +203,7 @@ class ScoreModule(StorableModule, ABC):
         loss = denoising_score_matching(score, x, self.noise_levels[levels], generator)
         self.val_loss.update(levels, loss.flatten(1).mean(dim=1))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the loss per dimension: the mean over the levels, and each level."""
-        stage = "test" if self.trainer.testing else "val"
-        per_level = self.val_loss.compute().view(-1)  # torchmetrics squeezes a single level away
-        self.val_loss.reset()
-        self.log(f"{stage}/loss_per_dim", per_level.nanmean(), prog_bar=True)
-        # In a section of their own: W&B and TensorBoard group by what is before the slash.
-        names = (f"{stage}_levels/sigma={s:.4g}" for s in self.noise_levels.tolist())
-        self.log_dict(dict(zip(names, per_level, strict=True)))
-
-    on_test_start, test_step = on_validation_start, validation_step
-    on_test_epoch_end = on_validation_epoch_end
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Draw samples: ``batch`` has their consecutive numbers and their classes."""

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import re
@@ -55,6 +56,8 @@ def main(args: list[str] | None = None) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             if signal.getsignal(signum) != signal.SIG_IGN:
                 signal.signal(signum, _stop)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # σ must not end a run, as to an ASCII log
+            sys.stdout.reconfigure(errors="backslashreplace")
         args = sys.argv[1:]
     parser = _Parser(
         prog="ncsn",

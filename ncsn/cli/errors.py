@@ -74,7 +74,9 @@ def exit_with(error: BaseException) -> NoReturn:
 def write_traceback(error: BaseException) -> str:
     """Write a traceback to a temporary file, or else to stderr; returns a text that says where."""
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="ncsn-", suffix=".txt", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix="ncsn-", suffix=".txt", delete=False
+        ) as file:
             traceback.print_exception(error, file=file)
     except OSError:
         traceback.print_exception(error)

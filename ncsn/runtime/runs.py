@@ -248,6 +248,6 @@ def lock(directory: Path) -> FileLock:
 def _read_config(path: Path) -> Any:
     """A config as plain data; None if there is none that can be read."""
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None

@@ -62,3 +62,18 @@ finally:
     print([name for name in ("lightning", "torchvision", "wandb") if name in sys.modules])
 """
     assert run_python(code).endswith("[]")
+
+
+def test_a_terminal_of_ascii_alone_does_not_end_a_command(tmp_path):
+    rows = "epoch,step,val/loss_per_dim\n0,0,0.5\n1,1,0.4\n"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.csv").write_text(rows)
+    process = subprocess.run(
+        [sys.executable, "-m", "ncsn", "compare", "run"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert rb"Better: \u2193 lower" in process.stdout

@@ -1,5 +1,7 @@
 """The scripts for SLURM, on a real cluster of two nodes that the test starts on this machine."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,34 @@ def test_a_fit_on_two_nodes_is_interrupted_and_ends_like_an_undisturbed_one(clus
     assert "stopped by SIGUSR1 after step" in log
     assert "stopped by SIGTERM after step" in log
     assert_same_training(directory / "lightning_logs/moons/version_0", undisturbed(2))
+
+
+@pytest.mark.parametrize("form", ["{name} {value}", "{name}={value}"], ids=["two words", "one"])
+def test_files_are_found_from_the_directory_of_the_job_and_names_are_left_alone(tmp_path, form):
+    program = tmp_path / "bin/srun"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    for name in ("own.yaml", "images"):
+        (tmp_path / name).touch()
+    options = ("--data.folder images", "--name images", "--wandb.project images", "--seed 3")
+    words = [form.format(name=name, value=value) for name, value in map(str.split, options)]
+    slurm = {"JOB_ID": 7, "NNODES": 1, "NTASKS_PER_NODE": 1}
+    process = subprocess.run(
+        ["bash", CONFIGS / "slurm/fit.sbatch", "own.yaml", *" ".join(words).split()],
+        env={
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            **{f"SLURM_{key}": str(value) for key, value in slurm.items()},
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    passed = process.stdout.replace("\n", " ")
+    assert f"--config {tmp_path}/own.yaml " in passed
+    words[0] = form.format(name="--data.folder", value=tmp_path / "images")
+    assert passed.endswith(" ".join(words) + " ")
 
 
 def test_an_array_of_jobs_is_interrupted_and_shards_the_samples(cluster, jobs, undisturbed):

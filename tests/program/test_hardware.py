@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from support.paths import CONFIGS
 from support.runs import load_last
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ncsn.callbacks import Divergence, OneThread
+from ncsn.callbacks import Divergence, OneThread, Preflight
 from ncsn.cli.parser import CLI
 from ncsn.modules import NCSN
 from ncsn.networks import MLP
@@ -73,6 +74,22 @@ def test_the_precision_is_resolved_printed_and_stored(cli, monkeypatch, caplog):
     written = yaml.safe_load((RUN / "config.yaml").read_text())
     assert written["trainer"]["precision"] == "bf16-mixed"
     assert load_last(RUN)["config"]["trainer"]["precision"] == "bf16-mixed"
+
+
+def test_processes_that_differ_in_what_is_fast_are_refused():
+    class Strategy:
+        def broadcast(self, value):
+            return "bf16-mixed"  # the first one's
+
+        def reduce_boolean_decision(self, decision):
+            return decision
+
+    trainer = SimpleNamespace(strategy=Strategy(), precision="32-true", datamodule=None)
+    module = NCSN(MLP(hidden_dim=8))
+    with pytest.raises(ValueError, match="differ in what is fast, 32-true on this one"):
+        Preflight().setup(trainer, module, "test")
+    trainer.precision = "bf16-mixed"
+    Preflight().setup(trainer, module, "test")
 
 
 def test_a_run_that_resumes_on_other_hardware_says_that_its_precision_changes(

@@ -91,6 +91,17 @@ def test_the_samples_are_those_of_python_whatever_the_batch_size(cli, digits):
     assert torch.equal(to_uint8(drawn).view(first.shape), first)
 
 
+def test_a_restoration_computes_in_the_precision_that_is_given(cli, digits):
+    half = ("--operator", "HiddenBox", "--operator.left", 4, "--noise", 0.04)
+    for precision in ("32-true", "bf16-mixed"):
+        options = ("--input", "digits.npy", "--trainer.precision", precision)
+        assert cli(*RESTORE, *half, *options) == 0
+    exact, rounded = (restored(RUN.with_name(f"version_{i}"))["mean"] for i in (0, 1))
+    error = (exact - rounded).abs()
+    assert 1e-4 < error.max() < 0.5  # of values in [-1, 1]
+    assert error.mean() < 0.02
+
+
 def test_measurements_are_simulated_from_images_and_the_truth_is_kept(cli, digits):
     method = ("--method", "PiGDM", "--method.data_std", 0.75)
     blur = ("--operator", "Blur", "--operator.std", 0.8, "--noise", 0.1, *method)

@@ -116,9 +116,8 @@ class UNet(ScoreNetwork):
             raise ValueError(f"filters must be a multiple of 8 (group norm), got {filters}")
         widths = [filters * multiplier for multiplier in multipliers]
         dim_embedding = 4 * filters
-        self.patch_size = patch_size
+        self.patch_size, self.num_classes = patch_size, num_classes
         self.embedding = NoiseLevelEmbedding(dim_embedding)
-        self.num_classes = num_classes
         if num_classes:
             self.class_embedding = ClassEmbedding(num_classes, dim_embedding)
         self.conv_in = nn.Conv2d(channels * patch_size**2, widths[0], kernel_size=3, padding=1)

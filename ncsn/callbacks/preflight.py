@@ -43,11 +43,13 @@ class Preflight(Callback):
                 f"samplers start at N(0, sigma_max²), and the mean of the data, {mean:.4g}, is "
                 f"beyond sigma_max={sigma_max:.4g}: centre the data, or raise model.sigma_max"
             )
-        name, x = type(module.network).__name__, torch.zeros(1, *module.data_shape)
+        # Not module.device: that is the trainer's already, and the weights are not there yet.
+        name, device = type(module.network).__name__, module.noise_levels.device
+        x = torch.zeros(1, *module.data_shape, device=device)
         misfit = f"model.network {name} does not fit data of shape {module.data_shape}"
         try:
             with torch.no_grad(), evaluation_mode(module):
-                output = module.network(x.to(module.device), torch.ones(1, device=module.device))
+                output = module.network(x, torch.ones(1, device=device))
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{misfit}: {error}") from error
         if output.shape != x.shape:
@@ -78,7 +80,7 @@ def try_sampler(module: "ScoreModule") -> None:
     """
     sampler, levels = copy(module.sampler), module.sampling_levels
     sampler.acceptance = {}
-    path, generator = sampler.path(levels), torch.Generator(module.device)
+    path, generator = sampler.path(levels), torch.Generator(levels.device)
     if type(sampler).__call__ is not Sampler.__call__ or len(path) < 2:
         return
     x = sampler.initial(levels.new_empty(2, *module.data_shape), levels, generator)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
@@ -90,6 +91,15 @@ def test_processes_that_differ_in_what_is_fast_are_refused():
         Preflight().setup(trainer, module, "test")
     trainer.precision = "bf16-mixed"
     Preflight().setup(trainer, module, "test")
+
+
+def test_the_network_is_tried_where_its_weights_are():
+    # Before the setup, Lightning sets the device of a module whose weights it moves afterwards.
+    module = NCSN(MLP(hidden_dim=8), num_levels=3)
+    module._device = torch.device("meta")
+    strategy = pl.Trainer(accelerator="cpu", logger=False).strategy
+    trainer = SimpleNamespace(strategy=strategy, precision="32-true", datamodule=None)
+    Preflight().setup(trainer, module, "fit")
 
 
 def test_a_run_that_resumes_on_other_hardware_says_that_its_precision_changes(

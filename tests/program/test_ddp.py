@@ -62,6 +62,13 @@ def test_predict_draws_the_same_samples_on_one_process_and_on_two(server, cli, t
         assert files == {"config.yaml", "samples.npz", "samples.png"}
 
 
+def test_ranks_that_train_on_images_compare_samples_on_the_first(server):
+    digits = smoke("digits")
+    run_ranks(server, "fit", *digits, "--model.preview.num_compared", 32, nodes=1)
+    text = Path("lightning_logs/digits/version_0/metrics.csv").read_text()
+    assert "val/digits_fd_v" in text.splitlines()[0]
+
+
 def test_each_rank_has_something_to_draw(server, trained):
     """Three ranks and four samples: two batches of two would leave one without any."""
     checkpoint = trained("moons") / "checkpoints/last.ckpt"

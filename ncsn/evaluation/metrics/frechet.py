@@ -20,7 +20,9 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     """
     network = nn.Identity()  # the features have been computed already
     network.num_features = x.shape[1]  # type: ignore[assignment]
-    metric = FrechetInceptionDistance(feature=network).set_dtype(torch.float64).to(x.device)
+    # One process has all of the features, and others do not call this.
+    metric = FrechetInceptionDistance(feature=network, sync_on_compute=False)
+    metric.set_dtype(torch.float64).to(x.device)
     metric.update(x.double(), real=True)
     metric.update(y.double(), real=False)
     return metric.compute().item()

@@ -22,7 +22,8 @@ class Resume(Callback):
     """Corrects the progress in a checkpoint, so that a run resumes where it was interrupted.
 
     Batches whose accumulated gradients were not saved are taken again. A validation that was due
-    and the end of an epoch are repeated: Lightning would skip both and lose count of epochs.
+    and the end of an epoch are repeated: Lightning would skip both and lose count of epochs. An
+    epoch that ended before its last batch is continued, and one that ended is not ended again.
     """
 
     at_epoch_end = False
@@ -36,6 +37,10 @@ class Resume(Callback):
         current, total = progress["current"], progress["total"]
         again = current["ready"] % trainer.accumulate_grad_batches
         if not progress["is_last_batch"]:
+            if epochs["processed"] == epochs["started"]:  # max_steps or max_time ended it
+                for counts in loop["epoch_progress"].values():
+                    counts["processed"] -= 1
+                    counts["completed"] = min(counts["completed"], counts["processed"])
             for counts in (current, total):
                 for name in counts:
                     counts[name] -= again
@@ -58,6 +63,7 @@ class Resume(Callback):
             rank_zero_warn(
                 f"this run will not end exactly like an uninterrupted one: {'; '.join(names)}"
             )
+        end_finished_epoch(trainer)
         loop = trainer.fit_loop.epoch_loop
         in_epoch = loop.restarting and loop.batch_progress.current.ready
         due = in_epoch and validation_is_due(trainer)
@@ -78,6 +84,18 @@ class Resume(Callback):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
+
+
+def end_finished_epoch(trainer: Trainer) -> None:
+    """Have Lightning begin the next epoch: with ``max_steps`` it would end the last one twice."""
+    loop = trainer.fit_loop
+    if not (loop.restarted_on_epoch_end and loop.epoch_loop.batch_progress.is_last_batch):
+        return
+    for counts in (loop.epoch_progress.current, loop.epoch_progress.total):
+        counts.completed = counts.processed
+    for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+        each._restarting = False
+        each.reset_restart_stage()
 
 
 def not_exact(trainer: Trainer) -> list[str]:

@@ -31,6 +31,20 @@ def test_resumed_training_continues_where_it_stopped(cli):
         assert_same(resumed[weights], straight[weights], weights)
 
 
+@pytest.mark.parametrize("stops", [(2, 4), (1, 3), (3,), (1, 2, 3, 4)], ids=str)
+def test_a_training_of_steps_is_exact_wherever_it_stopped(stops, cli):
+    """An epoch has two steps, so it stops at its end, within it, and several times."""
+    options = ("fit", *MOONS, "--trainer.max_epochs", -1, "--trainer.max_steps")
+    assert cli(*options, 5) == 0
+    for step in (*stops, 5):
+        assert cli(*options, step, "--name", "stopped", "--ckpt_path", "last") == 0
+    straight, resumed = load_last(RUN), load_last(Path("lightning_logs/stopped/version_0"))
+    for weights in ("state_dict", "current_model_state"):
+        assert_same(resumed[weights], straight[weights], weights)
+    progress = [each["loops"]["fit_loop"]["epoch_progress"] for each in (resumed, straight)]
+    assert progress[0] == progress[1]
+
+
 REFUSED = {
     "no schedule": (
         ("--model.lr_scheduler", "null"),

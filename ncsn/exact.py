@@ -136,7 +136,9 @@ class Gaussian(ExactScore):
         a, y = matrix.double(), y.double()
         covariance = (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
         gain = torch.linalg.solve(_measured(a, covariance, noise), a @ covariance).T
-        posterior = covariance - gain @ a @ covariance
+        rest = torch.eye(len(covariance)).to(a) - gain @ a
+        # Joseph's form: a sum of squares, where C − G A C cancels at small noise.
+        posterior = rest @ covariance @ rest.T + noise**2 * gain @ gain.T
         return Gaussian(self.mean + gain @ (y - a @ self.mean), (posterior + posterior.T) / 2)
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
@@ -177,8 +179,9 @@ class GaussianMixture(ExactScore):
             raise ValueError(f"means must have shape (components, *event), got {means.shape}")
         self.event_shape = means.shape[1:]
         num = len(means)
-        widths = torch.as_tensor(stds, dtype=means.dtype).expand(num).clone()
-        shares = means.new_ones(num) if weights is None else torch.as_tensor(weights)
+        like_means = {"dtype": means.dtype, "device": means.device}
+        widths = torch.as_tensor(stds, **like_means).expand(num).clone()
+        shares = means.new_ones(num) if weights is None else torch.as_tensor(weights, **like_means)
         if (widths < 0).any():
             raise ValueError(f"stds must be at least 0, got {widths.min().item()}")
         if shares.shape != (num,) or not (shares > 0).all():
@@ -187,7 +190,7 @@ class GaussianMixture(ExactScore):
         self.centre = nn.Buffer(means.flatten(1).mean(0))
         self.means = nn.Buffer(means.flatten(1) - self.centre)
         self.stds = nn.Buffer(widths)
-        self.log_weights = nn.Buffer(shares.to(means.dtype).log().log_softmax(0))
+        self.log_weights = nn.Buffer(shares.log().log_softmax(0))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The score, of the shape of ``x``."""

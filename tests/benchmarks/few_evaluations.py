@@ -14,106 +14,22 @@ from typing import NamedTuple
 
 import shared
 import torch
+from few_samplers import ALL, FLOW, NOISY, Make
 from jsonargparse import auto_cli
 from machine import DEVICE
 from matplotlib import colormaps
 from torch import Tensor
 
 from ncsn import plots
-from ncsn.evaluation import Reference, standard_errors
-from ncsn.evaluation.codec import to_uint8
-from ncsn.evaluation.features import extract_features
-from ncsn.evaluation.metrics import energy_distance, frechet_distance
+from ncsn.evaluation import Reference
+from ncsn.evaluation.codec import to_float
+from ncsn.evaluation.metrics import energy_distance
 from ncsn.exact import TwoMoons
 from ncsn.levels import Ladder, Rho, ScoreFunction, geometric
 from ncsn.modules import NCSN
 from ncsn.modules.pretrained import SHIPPED
-from ncsn.random import Generator, normal_like
-from ncsn.sampling import (
-    IPNDM,
-    Ancestral,
-    DPMSolver,
-    Euler,
-    Heun,
-    PredictorCorrector,
-    Sampler,
-    SASolver,
-    fit_ladder,
-)
-from ncsn.sampling.base import LevelScore
+from ncsn.sampling import IPNDM, Sampler, fit_ladder
 
-
-class Restart(DPMSolver):
-    """DPM-Solver++(2M) that adds the noise of ``high`` again at ``low``, twice.
-
-    Source: Xu et al. 2023, "Restart sampling for improving generative processes" (arXiv
-    2306.14878), algorithm 1, with a fifth of the evaluations for each way down from ``high``.
-    """
-
-    def __init__(self, num_evaluations: int, high: float, low: float) -> None:
-        self.high, self.low, self.again = high, low, max(1, num_evaluations // 5)
-        super().__init__(num_evaluations - 2 * self.again)
-
-    def path(self, noise_levels: Tensor) -> list[float]:
-        """The ladder, with two more ways from ``high`` to its first level below ``low``."""
-        ladder = super().path(noise_levels)
-        k = next(k for k, sigma in enumerate(ladder) if sigma <= self.low)
-        again = geometric(self.high, ladder[k], self.again + 1).tolist()
-        return [*ladder[: k + 1], *again, *again, *ladder[k + 1 :]]
-
-    def step(
-        self, score: LevelScore, x: Tensor, sigma: float, sigma_next: float, generator: Generator
-    ) -> Tensor:
-        """A step of DPM-Solver++, or one up, which takes no evaluation."""
-        if sigma_next < sigma:
-            return super().step(score, x, sigma, sigma_next, generator)
-        self._last = None
-        return x + (sigma_next**2 - sigma**2) ** 0.5 * normal_like(x, generator)
-
-
-FLOW: dict[str, Callable[[int, Ladder], Sampler]] = {
-    "Euler (DDIM)": lambda num, fitted: Euler(num),
-    "Heun, rho 7": lambda num, fitted: Heun((num + 1) // 2, ladder=Rho(7)),
-    "DPM-Solver++(2M)": lambda num, fitted: DPMSolver(num),
-    "DPM-Solver++(2M), fitted": lambda num, fitted: DPMSolver(num, ladder=fitted),
-    "iPNDM-4, rho 7": lambda num, fitted: IPNDM(num, ladder=Rho(7)),
-    "iPNDM-4, fitted": lambda num, fitted: IPNDM(num, ladder=fitted),
-    "SA-Solver 3/3 without noise": lambda num, fitted: SASolver(num, 0.0, 3, 3),
-}
-"""Samplers that follow the probability flow, by evaluations and a fitted ladder."""
-
-NOISY: dict[str, Callable[[int, Ladder], Sampler]] = {
-    "ancestral": lambda num, fitted: Ancestral(num),
-    "predictor-corrector": lambda num, fitted: PredictorCorrector((num + 1) // 2),
-    "SDE-DPM-Solver++(2M)": lambda num, fitted: DPMSolver(num, eta=1.0),
-    "SDE-DPM-Solver++(2M), eta 2": lambda num, fitted: DPMSolver(num, eta=2.0),
-    "SDE-DPM-Solver++(2M), fitted": lambda num, fitted: DPMSolver(num, eta=1.0, ladder=fitted),
-    "SA-Solver 2/2": lambda num, fitted: SASolver(num, 1.0, 2, 2),
-    "SA-Solver 3/3": lambda num, fitted: SASolver(num, 1.0, 3, 3),
-}
-"""Those that add noise."""
-
-OTHERS: dict[str, Callable[[int, Ladder], Sampler]] = (
-    {
-        f"SDE-DPM-Solver++(2M), eta {eta:g}": lambda num, fitted, eta=eta: DPMSolver(num, eta=eta)
-        for eta in (1.25, 1.5, 2.5)
-    }
-    | {
-        f"SDE-DPM-Solver++(2M), rho {rho}, eta {eta:g}": (
-            lambda num, fitted, rho=rho, eta=eta: DPMSolver(num, eta=eta, ladder=Rho(rho))
-        )
-        for rho, eta in ((3, 1.5), (7, 1.5), (7, 2.0))
-    }
-    | {
-        f"restarts, {low:g} to {high:g}": (
-            lambda num, fitted, high=high, low=low: Restart(num, high, low)
-        )
-        for low, high in ((0.1, 1.0), (0.3, 2.0), (0.5, 5.0))
-    }
-)
-"""More ways to add noise, also on other ladders, which are measured if they are named."""
-
-ALL = FLOW | NOISY | OTHERS
 TWO_A_STEP = ("Heun, rho 7", "predictor-corrector")  # so that their number is odd
 COLORS = colormaps["tab20"]
 EVALUATIONS = (3, 4, 5, 8, 10, 20, 40)
@@ -144,7 +60,7 @@ class Target(NamedTuple):
     score: ScoreFunction
     noise_levels: Tensor
     shape: tuple[int, ...]
-    samplers: dict[str, Callable[[int, Ladder], Sampler]]
+    samplers: dict[str, Make]
     measure: Callable[[Sampler], Measured]
     floor: Measured
     long: Sampler | None = None
@@ -189,28 +105,21 @@ def images(module: NCSN, reference: Reference, num: int, blocks: int) -> Target:
 
     The standard error is that between sets or, of a single set, that of halves.
     """
-    assert reference.features is not None
-    network = reference.features.to(DEVICE)
-    rows = torch.randperm(len(reference.train), generator=torch.Generator().manual_seed(0))[:num]
-    train = extract_features(network, reference.train[rows].to(DEVICE)).features
+    metric = shared.frechet_metric(reference, num)
 
     def distance(sets: list[Tensor]) -> Measured:
-        features = [extract_features(network, each.to(DEVICE)).features for each in sets]
-        if len(features) > 1:
-            return mean_and_error([frechet_distance(each, train) for each in features])
-        statistic = lambda x, y: {"fd": frechet_distance(x, y)}  # noqa: E731
-        errors = standard_errors(statistic, features[0], train, distance=True)
-        return frechet_distance(features[0], train), errors["fd"]
+        measured = [metric(each) for each in sets]
+        return measured[0] if len(sets) == 1 else mean_and_error([value for value, _ in measured])
 
     def draw(sampler: Sampler, block: int) -> Tensor:
         first, stop = block * num, (block + 1) * num
         parts = ((i, min(i + 250, stop)) for i in range(first, stop, 250))
-        return torch.cat([to_uint8(module.draw(*part, sampler=sampler)) for part in parts])
+        return torch.cat([module.draw(*part, sampler=sampler) for part in parts])
 
     return Target(
         *(module.score, module.noise_levels, module.data_shape, ALL),
         measure=lambda sampler: distance([draw(sampler, block) for block in range(blocks)]),
-        floor=distance([reference.held_out[:num]]),
+        floor=distance([to_float(reference.held_out[:num])]),
         long=module.sampler,
     )
 

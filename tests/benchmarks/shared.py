@@ -45,9 +45,11 @@ def frechet_metric(reference: Reference, num: int) -> Metric:
 
     def metric(samples: Tensor) -> tuple[float, float]:
         x = extract_features(network, to_uint8(samples.to(DEVICE))).features
-        statistic = lambda x, y: {"fd": frechet_distance(x, y)}  # noqa: E731
-        error = standard_errors(statistic, x, train, distance=True)["fd"]
+        error = standard_errors(distances, x, train, distance=True)["fd"]
         return frechet_distance(x, train), error
+
+    def distances(x: Tensor, y: Tensor) -> dict[str, float]:
+        return {"fd": frechet_distance(x, y)}
 
     return metric
 

@@ -332,11 +332,7 @@ def test_features_cannot_be_trained_on_points(cli, capsys):
         (("few.npy", *MOONS, "--features", "few.npy"), 1, "--features few.npy is for images"),
         (("few.npy", *DIGITS, "--feature", "few.npy"), 2, "--features"),
         ((*DIGITS,), 2, "samples"),
-        (
-            ("few.npy", "--config", "few.npy"),
-            1,
-            "--config is the path of a text file: few.npy",
-        ),
+        (("few.npy", "--config", "few.npy"), 1, "--config is the path of a text file: few.npy"),
         (
             ("few.npy", "--data", "DigitsDataModule", "--data.val_fraction", 0.01),
             1,

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from support.paths import ROOT
 from torch import nn
 from torch.nn import functional as F
 
@@ -185,3 +186,22 @@ def test_an_exact_score_can_replace_the_network():
     assert samples.dtype == torch.float32
     log_density = TwoMoons().log_density(samples, torch.zeros(2000))
     assert log_density.mean().item() == pytest.approx(-1.00758, abs=0.15)
+
+
+def test_the_example_of_the_guide_has_an_operator_of_ones_own():
+    text = (ROOT / "docs/guide/inverse.md").read_text()
+    assert len(text.splitlines()) < 80
+    source = text.split("```python\n")[1].split("```")[0]
+    assert len([line for line in source.splitlines() if line]) < 15
+    names = {}
+    exec(source, names)
+    x, prior = names["x"], names["TwoMoons"](num_points=256)
+    # Against draws of the prior, weighted by their likelihood.
+    draws = prior.sample(200_000)
+    weights = (-((draws.sum(1) - 0.5) ** 2) / (2 * names["noise"] ** 2)).exp()
+    weights = (weights / weights.sum())[:, None]
+    mean = (weights * draws).sum(0)
+    std = (weights * (draws - mean) ** 2).sum(0).sqrt()
+    assert ((x.mean(0) - mean).abs() < 5 * std / 1000**0.5 + 0.1 * std).all()
+    assert (x.std(0) / std - 1).abs().max() < 0.15
+    assert abs(x.sum(1).std() - names["noise"]) < 0.02

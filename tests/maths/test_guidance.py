@@ -6,7 +6,7 @@ import torch
 from ncsn.exact import Gaussian
 from ncsn.levels import expand_as, geometric
 from ncsn.random import InterpolatedGenerator, SampleGenerator
-from ncsn.sampling import Ancestral, DPMSolver, classifier_free_guidance
+from ncsn.sampling import MMPS, Ancestral, DPMSolver, Matrix, classifier_free_guidance
 from ncsn.sampling.guidance import hide_labels
 
 MEANS = torch.tensor([-1.0, 2.0])  # of two classes N(mean, 0.5²), equally likely
@@ -83,3 +83,20 @@ def test_guidance_works_on_images():
         lambda x, sigma, label: x * expand_as(label.float(), x), label, 2.0
     )
     assert guided(torch.ones(3, 1, 4, 4), torch.ones(3)).shape == (3, 1, 4, 4)
+
+
+def test_a_posterior_takes_a_class_and_its_guidance():
+    # Two classes N(±1, 0.5²), each with its own posterior given y = x + 0.5 n.
+    means = torch.tensor([-1.0, 1.0])
+
+    def class_score(x, sigma, label):
+        mean = torch.where(label < 0, 0.0, means[label.clamp(min=0)])
+        return (mean[:, None] - x) / (0.25 + expand_as(sigma, x) ** 2)
+
+    label, y = torch.arange(4000) % 2, torch.full((4000, 1), 0.4)
+    operator = Matrix((1,), torch.ones(1, 1))
+    score = MMPS(1)(classifier_free_guidance(class_score, label), operator, y, 0.5)
+    x = Ancestral(100)(score, 20 * torch.randn(4000, 1), geometric(20.0, 0.005, 40))
+    for k in (0, 1):
+        expected = (0.4 + means[k].item()) / 2
+        assert abs(x[label == k].mean() - expected) < 5 * 0.125**0.5 / 2000**0.5 + 0.02

@@ -8,10 +8,9 @@ import math
 
 import pytest
 import torch
-from support.paths import ROOT
 
 from ncsn.exact import Gaussian, GaussianMixture
-from ncsn.levels import expand_as, geometric
+from ncsn.levels import geometric
 from ncsn.random import SampleGenerator
 from ncsn.sampling import (
     DPS,
@@ -24,13 +23,11 @@ from ncsn.sampling import (
     DPMSolver,
     HiddenBox,
     Mask,
-    Matrix,
     PiGDM,
     RandomProjection,
     Replacement,
     Resampling,
     SubsampledFourier,
-    classifier_free_guidance,
 )
 
 SHAPE = (1, 4, 4)
@@ -321,23 +318,6 @@ def test_images_keep_their_shape_and_dtype(method):
     assert (x.shape, x.dtype) == ((2, *SHAPE), torch.float32)
 
 
-def test_a_posterior_takes_a_class_and_its_guidance():
-    # Two classes N(±1, 0.5²), each with its own posterior given y = x + 0.5 n.
-    means = torch.tensor([-1.0, 1.0])
-
-    def class_score(x, sigma, label):
-        mean = torch.where(label < 0, 0.0, means[label.clamp(min=0)])
-        return (mean[:, None] - x) / (0.25 + expand_as(sigma, x) ** 2)
-
-    label, y = torch.arange(4000) % 2, torch.full((4000, 1), 0.4)
-    operator = Matrix((1,), torch.ones(1, 1))
-    score = MMPS(1)(classifier_free_guidance(class_score, label), operator, y, 0.5)
-    x = Ancestral(100)(score, 20 * torch.randn(4000, 1), LEVELS)
-    for k in (0, 1):
-        expected = (0.4 + means[k].item()) / 2
-        assert abs(x[label == k].mean() - expected) < 5 * 0.125**0.5 / 2000**0.5 + 0.02
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -353,22 +333,3 @@ def test_a_posterior_takes_a_class_and_its_guidance():
 def test_impossible_values_are_refused(make):
     with pytest.raises(ValueError, match=r"step_size|data_std|iterations|noise|num_resamples"):
         make()
-
-
-def test_the_example_of_the_guide_has_an_operator_of_ones_own():
-    text = (ROOT / "docs/guide/inverse.md").read_text()
-    assert len(text.splitlines()) < 80
-    source = text.split("```python\n")[1].split("```")[0]
-    assert len([line for line in source.splitlines() if line]) < 15
-    names = {}
-    exec(source, names)
-    x, prior = names["x"], names["TwoMoons"](num_points=256)
-    # Against draws of the prior, weighted by their likelihood.
-    draws = prior.sample(200_000)
-    weights = (-((draws.sum(1) - 0.5) ** 2) / (2 * names["noise"] ** 2)).exp()
-    weights = (weights / weights.sum())[:, None]
-    mean = (weights * draws).sum(0)
-    std = (weights * (draws - mean) ** 2).sum(0).sqrt()
-    assert ((x.mean(0) - mean).abs() < 5 * std / 1000**0.5 + 0.1 * std).all()
-    assert (x.std(0) / std - 1).abs().max() < 0.15
-    assert abs(x.sum(1).std() - names["noise"]) < 0.02

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
 from support.commands import QUICK, run_process, smoke
 from support.paths import OVERLAYS, ROOT
 from support.wandb_files import wandb_records
@@ -314,27 +313,6 @@ def test_a_resumed_run_uploads_the_best_checkpoint_that_it_has_not_saved_itself(
     checkpoints = Path("lightning_logs/digits/version_0/checkpoints")
     best = artifacts(stub.requests)[frozenset({"latest", "best"})]
     assert best == (checkpoints / "best.ckpt").read_bytes()
-
-
-def test_tensorboard_gets_the_numbers_and_the_pictures(server):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    overlay = ("--config", OVERLAYS / "tensorboard.yaml")
-    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    run_process(server, "fit", *smoke("digits"), *overlay, PYTHONPATH=path)
-    events = reader.EventAccumulator("lightning_logs/tensorboard/digits/version_0").Reload()
-    assert {"val/loss_per_dim", "val_levels/sigma=10"} <= set(events.Tags()["scalars"])
-    run = Path("lightning_logs/digits/version_0")
-    found = {
-        event.encoded_image_string: (tag, event)
-        for tag in events.Tags()["images"]
-        for event in events.Images(tag)
-    }
-    for path in (run / "pictures").iterdir():
-        tag, event = found[path.read_bytes()]
-        assert path.name.replace(".gif", "_gif").startswith(tag.removeprefix("pictures/"))
-        with Image.open(path) as picture:
-            assert (event.width, event.height) == picture.size
-    assert "pictures/annealing_gif" in {tag for tag, _ in found.values()}
 
 
 GUIDE = (ROOT / "docs/guide/wandb.md").read_text()

@@ -316,42 +316,7 @@ def test_without_the_data_the_option_that_says_where_it_is_gets_named(server, tm
     assert "--data.data_dir" in error_line(output)
 
 
-OWN = """
-import torch
-from ncsn.networks import MLP
-
-class Bug(MLP):
-    def forward(self, x, sigma):
-        return x @ torch.ones(3, 3)
-
-class Table(MLP):
-    def __init__(self, dim=2):
-        super().__init__(dim)
-        open("nowhere.txt")
-"""
-
-
-def test_packages_of_a_user_or_of_a_distribution_are_libraries(server, tmp_path):
-    packages = tmp_path / "dist-packages"
-    packages.mkdir()
-    (packages / "installed_networks.py").write_text(OWN)
-    args = (*MOONS, "--model.network", "installed_networks.Bug")
-    output = run_process(server, "fit", *args, status=1, PYTHONPATH=str(packages))
-    assert "Traceback" not in output
-    assert "does not fit data of shape (2,)" in error_line(output)
-
-
 def test_an_option_that_is_given_twice_is_refused_by_evaluate_too(cli, capsys):
     Path("own.yaml").write_text("data: {class_path: DigitsDataModule}\nseed: 1\nseed: 2\n")
     assert cli("evaluate", "samples.npz", "--config", "own.yaml") == 2
     assert "seed (again in line 3) is given twice" in error_line(capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(("name", "error"), [("Bug", "RuntimeError"), ("Table", "FileNotFound")])
-def test_a_mistake_in_a_users_own_class_shows_where_it_is(server, tmp_path, name, error):
-    (tmp_path / "own_networks.py").write_text(OWN)
-    args = (*MOONS, "--model.network", f"own_networks.{name}")
-    output = run_process(server, "fit", *args, status=1, PYTHONPATH=str(tmp_path))
-    assert "Traceback" in output
-    assert "own_networks.py" in output
-    assert error in output.strip().splitlines()[-1]

@@ -251,3 +251,38 @@ def test_the_plain_torch_of_the_readme_learns():
     samples, data = names["samples"], names["data"]
     for statistic in (torch.mean, torch.std):
         torch.testing.assert_close(statistic(samples, 0), statistic(data, 0), atol=0.15, rtol=0)
+
+
+OWN = """
+import torch
+from ncsn.networks import MLP
+
+class Bug(MLP):
+    def forward(self, x, sigma):
+        return x @ torch.ones(3, 3)
+
+class Table(MLP):
+    def __init__(self, dim=2):
+        super().__init__(dim)
+        open("nowhere.txt")
+"""
+
+
+def test_packages_of_a_user_or_of_a_distribution_are_libraries(server, tmp_path):
+    packages = tmp_path / "dist-packages"
+    packages.mkdir()
+    (packages / "installed_networks.py").write_text(OWN)
+    args = (*smoke("moons"), "--model.network", "installed_networks.Bug")
+    output = run_process(server, "fit", *args, status=1, PYTHONPATH=str(packages))
+    assert "Traceback" not in output
+    assert "does not fit data of shape (2,)" in error_line(output)
+
+
+@pytest.mark.parametrize(("name", "error"), [("Bug", "RuntimeError"), ("Table", "FileNotFound")])
+def test_a_mistake_in_a_users_own_class_shows_where_it_is(server, tmp_path, name, error):
+    (tmp_path / "own_networks.py").write_text(OWN)
+    args = (*smoke("moons"), "--model.network", f"own_networks.{name}")
+    output = run_process(server, "fit", *args, status=1, PYTHONPATH=str(tmp_path))
+    assert "Traceback" in output
+    assert "own_networks.py" in output
+    assert error in output.strip().splitlines()[-1]

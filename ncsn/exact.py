@@ -179,9 +179,8 @@ class GaussianMixture(ExactScore):
             raise ValueError(f"means must have shape (components, *event), got {means.shape}")
         self.event_shape = means.shape[1:]
         num = len(means)
-        like_means = {"dtype": means.dtype, "device": means.device}
-        widths = torch.as_tensor(stds, **like_means).expand(num).clone()
-        shares = means.new_ones(num) if weights is None else torch.as_tensor(weights, **like_means)
+        widths = torch.as_tensor(stds, dtype=means.dtype)
+        shares = torch.as_tensor([1.0] * num if weights is None else weights, dtype=means.dtype)
         if (widths < 0).any():
             raise ValueError(f"stds must be at least 0, got {widths.min().item()}")
         if shares.shape != (num,) or not (shares > 0).all():
@@ -189,8 +188,8 @@ class GaussianMixture(ExactScore):
         # Distances are taken from products: centred, they cancel less.
         self.centre = nn.Buffer(means.flatten(1).mean(0))
         self.means = nn.Buffer(means.flatten(1) - self.centre)
-        self.stds = nn.Buffer(widths)
-        self.log_weights = nn.Buffer(shares.log().log_softmax(0))
+        self.stds = nn.Buffer(widths.to(means).expand(num).clone())
+        self.log_weights = nn.Buffer(shares.to(means).log().log_softmax(0))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The score, of the shape of ``x``."""

@@ -64,6 +64,15 @@ def test_posteriors_follow_bayes_rule(name):
     torch.testing.assert_close(evidence, evidence[:1].expand(50))
 
 
+@pytest.mark.parametrize("noise", [1e-9, 1e-5, 1.0])
+def test_the_posterior_of_all_directions_is_exact_at_any_noise(noise):
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    prior = Gaussian([0.0] * 3, torch.eye(3))
+    posterior = prior.posterior(rotation, torch.zeros(3), noise)
+    expected = torch.full((3,), noise**2 / (1 + noise**2), dtype=torch.float64)
+    torch.testing.assert_close(posterior.eigenvalues, expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_samples_of_posteriors_have_its_moments(name):
     posterior = POSTERIORS[name]

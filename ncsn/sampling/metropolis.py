@@ -185,7 +185,9 @@ class Corrected(Sampler):
     def path(self, noise_levels: Tensor) -> list[float]:
         """The predictor's, with the corrector's steps at the end of each level."""
         predictor, corrector = copy(self.predictor), copy(self.corrector)
-        predictor.acceptance = corrector.acceptance = self.acceptance
+        chain = corrector if isinstance(corrector, MetropolisLangevin) else predictor
+        predictor.acceptance, corrector.acceptance = {}, {}
+        chain.acceptance = self.acceptance
         corrector.path(noise_levels)
         start, *levels = predictor.path(noise_levels)
         path, steps = [start], list[Sampler]()

@@ -116,8 +116,8 @@ class SASolver(LadderSampler):
     """
 
     _past: Past = ()
-    _last: tuple[Tensor, float] | None = None
-    """The last step without its integral, and the λ where it began."""
+    _last: tuple[Tensor, float, Tensor] | None = None
+    """The last step without its integral, the λ where it began, and the state it returned."""
 
     def __init__(
         self,
@@ -144,16 +144,18 @@ class SASolver(LadderSampler):
             return _integral(past, start, stop, lambda t: rate * np.exp(-rate * (stop - t)))
 
         self._past = ((now, x + sigma**2 * score(x, sigma)), *self._past)[:4]
-        if self._last is not None and self.corrector_order:
-            rest, before = self._last
+        # A state that another sampler has moved since, as in Corrected, is left as it is.
+        if self._last is not None and self._last[2] is x and self.corrector_order:
+            rest, before, _ = self._last
             x = rest + integral(self.corrector_order, before, now)
         g = sigma_next / sigma
         rest = g**rate * x
         if self.eta:
             noise = math.sqrt(1 - g ** (2 * self.eta)) * sigma_next
             rest = rest + noise * normal_like(x, generator)
-        self._last = rest, now
-        return rest + integral(self.order, now, then)
+        predicted = rest + integral(self.order, now, then)
+        self._last = rest, now, predicted
+        return predicted
 
 
 def _checked(name: str, order: int, least: int) -> int:

@@ -15,12 +15,14 @@ from closed_forms import assert_variance, gaussian_score
 from ncsn.exact import GaussianMixture, TwoMoons
 from ncsn.levels import geometric
 from ncsn.sampling import (
+    IPNDM,
     AnnealedLangevin,
     Corrected,
     DPMSolver,
     Euler,
     Langevin,
     MetropolisLangevin,
+    SASolver,
 )
 from ncsn.sampling.langevin import epsilon_from_share
 from ncsn.sampling.metropolis import gauss_lobatto, line_integral, metropolis_share
@@ -234,6 +236,33 @@ def test_a_corrector_takes_its_steps_at_the_end_of_each_level():
     sampler = Corrected(Euler(4), MetropolisLangevin(1))
     assert sampler.path(levels)[1::2] == Euler(4).path(levels)[1:]
     assert sampler.denoise
+
+
+def test_the_share_of_accepted_proposals_is_that_of_the_corrector():
+    sampler = Corrected(MetropolisLangevin(3), MetropolisLangevin(3))
+    sampler(MIXTURE, torch.randn(4, 2), geometric(1.0, 0.1, 3))
+    assert all(rate <= 1 for rate in sampler.acceptance.values())
+    sampler = Corrected(MetropolisLangevin(3), AnnealedLangevin(2))
+    sampler(MIXTURE, torch.randn(4, 2), geometric(1.0, 0.1, 3))
+    assert len(sampler.acceptance) == 3
+
+
+class Shift(AnnealedLangevin):
+    """A corrector that moves the states far away, once at each level."""
+
+    def __init__(self):
+        super().__init__(steps_per_level=1)
+
+    def step(self, score, x, sigma, sigma_next, generator):
+        return x + 100
+
+
+@pytest.mark.parametrize("predictor", [Euler(4), IPNDM(4), SASolver(4, 0.0, 1, 1)], ids=str)
+def test_a_predictor_goes_on_from_where_the_corrector_has_moved_the_states(predictor):
+    # Without a score, D(x) = x, and a predictor that does not extrapolate it leaves x alone.
+    levels = geometric(1.0, 0.1, 4)
+    x = Corrected(predictor, Shift())(lambda x, sigma: 0 * x, torch.zeros(3, 2), levels)
+    torch.testing.assert_close(x, torch.full((3, 2), 300.0))
 
 
 @pytest.mark.parametrize("predictor", [Euler(5), DPMSolver(5), Langevin(0.02, 30)], ids=str)

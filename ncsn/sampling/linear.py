@@ -25,7 +25,7 @@ from ncsn.levels import expand_as
 from ncsn.random import Generator, normal_like
 
 SMALLEST = 1e-6
-"""Eigenvalues of A Aᵀ below this count as this, so that without noise none divides by zero."""
+"""Without noise, eigenvalues of A Aᵀ below this share of the largest count as that."""
 
 
 class LinearOperator(Configured, ABC):
@@ -150,7 +150,7 @@ def conjugate_gradients(
         matrix: M times a tensor of the shape of ``b``.
         b: Shape ``(batch, *event)``.
         iterations: At most; an example stays as it is once it is solved to rounding, or where M
-            turns out to have an eigenvalue below the smallest.
+            turns out to have an eigenvalue below the smallest, or zero to rounding.
         smallest: A lower bound of the eigenvalues of M.
     """
 
@@ -158,13 +158,15 @@ def conjugate_gradients(
         return expand_as((u * v).flatten(1).sum(1), u)
 
     x, r, p = torch.zeros_like(b), b, b
-    squares = dot(r, r)
-    solved = torch.finfo(b.dtype).eps ** 2 * squares
+    squares, eps = dot(r, r), torch.finfo(b.dtype).eps
+    solved, largest = eps**2 * squares, torch.zeros_like(squares)
     going = squares > 0
     for _ in range(iterations):
         product = matrix(p)
-        curvature = dot(p, product)
-        going = going & (squares > solved) & (curvature > smallest * dot(p, p))
+        curvature, length = dot(p, product), dot(p, p)
+        largest = torch.maximum(largest, curvature / length.clamp(min=torch.finfo(b.dtype).tiny))
+        least = (eps * largest).clamp(min=smallest)
+        going = going & (squares > solved) & (curvature > least * length)
         alpha = torch.where(going, squares / curvature, 0)
         x, r = x + alpha * p, r - alpha * product
         squares, previous = dot(r, r), squares
@@ -174,4 +176,6 @@ def conjugate_gradients(
 
 def measured_variances(noise: float, sigma: Tensor, eigenvalues: Tensor) -> Tensor:
     """The variances noise² + σ² λ of a measurement, in the basis in which they are known."""
-    return noise**2 + sigma**2 * eigenvalues.clamp(min=SMALLEST)
+    if not noise:  # so that none is zero
+        eigenvalues = torch.maximum(eigenvalues, SMALLEST * eigenvalues.max())
+    return noise**2 + sigma**2 * eigenvalues.clamp(min=0)

@@ -147,6 +147,24 @@ def test_conjugate_gradients_stop_where_the_matrix_is_not_what_it_is_said_to_be(
         assert torch.equal(x[2], torch.zeros(3, dtype=torch.float64))
 
 
+def test_conjugate_gradients_stop_at_zero_to_rounding():
+    # Two equal rows with measurements that differ a little, without noise.
+    matrix, b = torch.ones(2, 2), torch.tensor([[1.0, 1.001]])
+    x = conjugate_gradients(lambda v: v @ matrix, b, 50)
+    torch.testing.assert_close(x @ matrix, torch.full((1, 2), 1.0005), rtol=1e-4, atol=0)
+    assert x.abs().max() < 10
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_a_measurement_in_another_unit_is_solved_in_it(unit):
+    operator = Matrix((3,), torch.tensor([[1.0, 0.5, 0.0], [0.0, 1e-2, 1.0]]))
+    scaled = Matrix((3,), unit * operator.matrix)
+    y, sigma = torch.randn(2, 2), torch.tensor([0.1, 3.0])
+    for noise in (0.0, 1e-3):
+        u = operator.solve(y, noise, sigma)
+        torch.testing.assert_close(unit * scaled.solve(unit * y, unit * noise, sigma), u)
+
+
 def test_a_mask_is_read_from_a_file(tmp_path):
     import numpy as np
 

@@ -26,7 +26,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=tiny)  # whatever the unit of the loss
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -20,6 +20,12 @@ def test_singular_values_become_about_one_and_the_vectors_stay(shape):
     torch.testing.assert_close(found, torch.diag_embed(diagonal), atol=1e-4, rtol=0)
 
 
+def test_the_unit_of_the_loss_does_not_matter():
+    momentum = torch.randn(2, 8, 20)
+    torch.testing.assert_close(orthogonalise(1e-12 * momentum), orthogonalise(momentum))
+    assert torch.equal(orthogonalise(0 * momentum), torch.zeros(2, 8, 20))
+
+
 def gradients(parameters, seed):
     generator = torch.Generator().manual_seed(seed)
     for parameter in parameters:

@@ -1,5 +1,6 @@
 """Pictures of points in the plane: samples, densities, score fields."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +27,10 @@ def plot_samples(data: Tensor | None, samples: Tensor, title: str) -> Figure:
     above, below = figure.subplots(2, len(clouds), squeeze=False, sharex=True, sharey=True)
     bins = [round(size * BINS_PER_INCH) for size in (width, height)]
     extent = torch.stack(_window(window), dim=1).flatten().tolist()
-    histograms = [
-        torch.histogramdd(points, bins, range=extent, density=True).hist for points, *_ in clouds
+    area = (extent[1] - extent[0]) * (extent[3] - extent[2]) / math.prod(bins)  # of a bin
+    histograms = [  # also of the points outside
+        torch.histogramdd(points, bins, range=extent).hist / (len(points) * area)
+        for points, *_ in clouds
     ]
     highest = max(float(hist.max()) for hist in histograms)
     for i, (points, color, name) in enumerate(clouds):

@@ -1,5 +1,6 @@
 """Pictures: what is in them, and how they are written."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -69,6 +70,16 @@ def test_a_caption_stands_above_the_grid_and_changes_nothing_in_it():
     assert torch.equal(with_caption[:, above:], plain)
     assert (with_caption[:, :above] < 100).any()  # black on white
     assert (with_caption[:, :above] == 255).float().mean() > 0.8
+
+
+def test_points_outside_of_the_picture_count_in_the_density():
+    data = torch.rand(1000, 2)
+    half = torch.cat([data, data + 100])
+    figure = plots.plot_samples(data, half, "samples")
+    first, second = (
+        axes.images[0].get_array() for axes in figure.axes if axes.get_title() == "density"
+    )
+    np.testing.assert_allclose(second, first / 2)
 
 
 @pytest.mark.parametrize("stretch", [(1.0, 1.0), (4.0, 1.0), (1.0, 3.0)])

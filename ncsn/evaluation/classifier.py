@@ -87,7 +87,7 @@ def classifier_accuracy(samples: Tensor, labels: Tensor, reference: Reference) -
 
     Args:
         samples: uint8, shape ``(n, channels, height, width)``; of more than there are training
-            examples, the first.
+            examples, some.
         labels: The class that each was drawn for, shape ``(n,)``.
         reference: The data, with the classes of its held-out examples.
 
@@ -103,9 +103,12 @@ def classifier_accuracy(samples: Tensor, labels: Tensor, reference: Reference) -
             f"from {int(labels.min())} to {int(labels.max())}"
         )
     num, device = min(len(samples), len(reference.train)), samples.device
-    real = torch.randperm(len(reference.train), generator=torch.Generator().manual_seed(0))[:num]
-    images = torch.cat([samples[:num], reference.train[real].to(device)])
-    classes = torch.cat([labels[:num].to(device), reference.labels[real].to(device)])
+    real, drawn = (
+        torch.randperm(len(each), generator=torch.Generator().manual_seed(0))[:num]
+        for each in (reference.train, samples)
+    )
+    images = torch.cat([samples[drawn.to(device)], reference.train[real].to(device)])
+    classes = torch.cat([labels.to(device)[drawn.to(device)], reference.labels[real].to(device)])
     expected = reference.held_out_labels.to(device)
 
     with Progress(transient=True) as progress:

@@ -143,8 +143,10 @@ def compare_points(
         raise ValueError(
             f"{len(samples)} points are too few to compare: take at least {MIN_POINTS}"
         )
-    # Gretton et al. 2012, section 8: the bandwidth is the median distance.
-    kernel = gaussian_kernel(torch.pdist(data[:1000]).median().item())
+    # Gretton et al. 2012, section 8: the bandwidth is the median distance. Points may coincide.
+    apart = torch.pdist(data[:1000])
+    apart = apart[apart > 0]
+    kernel = gaussian_kernel(apart.median().item() if len(apart) else 1.0)
     distances: dict[str, Callable[[Tensor, Tensor], float]] = {
         "sliced_wasserstein": sliced_wasserstein,
         "energy_distance": energy_distance,

@@ -230,6 +230,14 @@ def test_samples_that_are_not_finite_are_refused(reference):
         Images().compare(images, reference)
 
 
+def test_distances_of_points_of_which_most_coincide_are_numbers():
+    counts = torch.zeros(100, 2)
+    counts[:10] = torch.randn(10, 2)
+    for estimate in compare_points(counts, counts.flip(0), counts.roll(5, 0)).values():
+        assert math.isfinite(estimate.value)
+        assert math.isfinite(estimate.standard_error)
+
+
 # ---- both ----
 
 

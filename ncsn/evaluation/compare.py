@@ -99,9 +99,11 @@ def _tabulate(runs: list[Run]) -> tuple[Table, list[dict[str, Any]]]:
     rows = []
     for name in dict.fromkeys(key for run in runs if run.report for key in run.report.estimates):
         estimates = [run.report.estimates.get(name) if run.report else None for run in runs]
-        known = next(each for each in estimates if each)
+        known = [each for each in estimates if each]
         cells = [each.formatted if each else "-" for each in estimates]
-        table.add_row(f"{BETTER[known.better]} {known.title}", *cells, known.formatted_floor)
+        floors = dict.fromkeys(each.formatted_floor for each in known)  # by number of samples
+        title = f"{BETTER[known[0].better]} {known[0].title}"
+        table.add_row(title, *cells, " / ".join(floors))
         rows += [
             {"run": run.name, "name": name, **vars(each)}
             for run, each in zip(runs, estimates, strict=True)

@@ -1,6 +1,7 @@
 """What a checkpoint says of its module and its training: what it may name, what may change."""
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,8 @@ FIXED_ARGUMENTS = (
 
 SETTINGS = (
     *("seed_everything", "trainer.precision", "trainer.accumulate_grad_batches"),
-    *("trainer.gradient_clip_val", "trainer.limit_train_batches", "trainer.devices"),
+    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
+    *("trainer.limit_train_batches", "trainer.devices"),
     *("trainer.num_nodes", "model.objective", "model.label_dropout", "model.level_density"),
 )
 """Options on which every training step depends, in addition to all of ``data`` and ``ema``."""
@@ -69,7 +71,8 @@ def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
         )
     sigma_max = getattr(module, "auto", {}).get("sigma_max")
     trained = stored.get("data_diameter", sigma_max)
-    if sigma_max != trained and sigma_max is not None:
+    # Another CPU rounds the distance otherwise.
+    if None not in (sigma_max, trained) and not math.isclose(sigma_max, trained, rel_tol=1e-4):
         raise ValueError(
             f"the checkpoint was trained with sigma_max=auto={trained:.4g}, but this data gives "
             f"{sigma_max:.4g}: give the data of the training"

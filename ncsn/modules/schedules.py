@@ -22,6 +22,8 @@ def make_schedule(
     schedule = {"scheduler": scheduler, "interval": interval}
     if hasattr(scheduler, "monitor"):  # Lightning's ReduceLROnPlateau
         schedule["monitor"] = scheduler.monitor
+        if interval == "epoch":  # when there is a validation
+            schedule["frequency"] = trainer.check_val_every_n_epoch or 1
     return schedule
 
 

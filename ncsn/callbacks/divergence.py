@@ -28,7 +28,8 @@ class Divergence(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Log the norm of the gradient."""
-        if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or (trainer.global_step + 1) % every:  # 0: never
             return
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -46,7 +47,8 @@ class Divergence(Callback):
             FloatingPointError: If a loss or the gradient is not finite.
         """
         losses, sigma = outputs["losses"], outputs["sigma"]
-        due = trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = every and trainer.global_step % every == 0
         if due or self.bad_gradient or not (losses.is_cuda or trainer.world_size > 1):
             step = max(0, trainer.global_step - 1)
             self._check_losses(trainer, losses, sigma, step)

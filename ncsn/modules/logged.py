@@ -49,7 +49,8 @@ class LoggedModule(StorableModule):
         """Log the loss per dimension."""
         # Logging takes as long as a step of a small network.
         trainer = cast(Any, self.trainer)
-        if self.global_step % max(1, trainer.log_every_n_steps) == 0:
+        every = trainer.log_every_n_steps  # 0: never
+        if every and self.global_step % every == 0:
             # Our own bar reads the logged loss, without synchronising the device at each step.
             own_bar = isinstance(trainer.progress_bar_callback, ProgressBar)
             loss = self.loss_per_dim(outputs["losses"])

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ncsn.modules.stored import changed_arguments, check_class_paths
 from ncsn.modules.stored_config import model_from
 from ncsn.runtime import load_checkpoint
-from ncsn.runtime.checkpoints import LAST, find_last_checkpoint
+from ncsn.runtime.checkpoints import CHECKPOINTS, LAST, find_last_checkpoint
 from ncsn.runtime.runs import find_last_run
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ def find_checkpoint(cli: "CLI") -> None:
         load_checkpoint(cli.checkpoint)  # refuses what is not one
         return
     csv = cli.loggers("RunLogger")
-    if not csv:
+    if not csv or cli.loggers()[0] is not csv[0]:
+        problem = "it is not the first, which has the checkpoints" if csv else "there is none"
         raise ValueError(
-            "--ckpt_path last looks where trainer.logger's CSVLogger writes, and there is "
-            "none: give the path of a checkpoint"
+            f"--ckpt_path last looks where trainer.logger's CSVLogger writes, and {problem}: "
+            "give the path of a checkpoint"
         )
     last = config.last
     if f"{last.filename}.ckpt" != LAST:
@@ -51,6 +52,27 @@ def find_checkpoint(cli: "CLI") -> None:
         raise ValueError(f"--ckpt_path last: {run or f'no run in {runs}'} has no checkpoint")
     else:
         config.ckpt_path = str(cli.checkpoint)
+
+
+def refuse_to_overwrite(cli: "CLI") -> None:
+    """Refuse a directory of checkpoints, chosen by the user, that has those of another run.
+
+    Raises:
+        ValueError: If a checkpoint would be overwritten.
+    """
+    trainer, config = cli.config.trainer, cli.config
+    if cli.run is not None or trainer.fast_dev_run:
+        return
+    root = trainer.default_root_dir if trainer.logger is False else None
+    resumed = cli.checkpoint and cli.checkpoint.parent.resolve()
+    for name in ("best", "last"):
+        directory = config[name].dirpath or (root and Path(root, CHECKPOINTS))
+        path = Path(directory or "", f"{config[name].filename}.ckpt")
+        if directory and path.exists() and path.parent.resolve() != resumed:
+            raise ValueError(
+                f"{path} is of another run and would be overwritten: give another "
+                f"--{name}.dirpath, or resume with --ckpt_path {path}"
+            )
 
 
 def take_model_from_checkpoint(cli: "CLI", parser: LightningArgumentParser) -> None:

@@ -5,6 +5,7 @@ Each is a function whose parameters are its options, and whose docstring is thei
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from ncsn.callbacks import Diagnosis, SampleWriter, TestReport
 from ncsn.callbacks.common import in_precision
+from ncsn.cli.checkpoints import refuse_to_overwrite
 from ncsn.cli.parser import CLI
 from ncsn.cli.restore import draw_restorations, read_measured, write_restorations
 from ncsn.config import config_of
@@ -28,7 +30,7 @@ from ncsn.random import global_seed
 from ncsn.runtime import RunLogger, Stopped, load_checkpoint
 from ncsn.runtime.checkpoints import checksum
 from ncsn.runtime.runs import hardware
-from ncsn.sampling import MMPS, LinearOperator, PosteriorScore
+from ncsn.sampling import MMPS, LinearOperator, PosteriorScore, Sampler
 
 
 def fit(cli: CLI) -> None:
@@ -45,6 +47,7 @@ def fit(cli: CLI) -> None:
                 f"resumed with {', '.join(changed)}: the result is not that of an uninterrupted "
                 "training"
             )
+    refuse_to_overwrite(cli)
     if cli.checkpoint is not None and cli.config.trainer.fast_dev_run:
         raise ValueError(
             "trainer.fast_dev_run tries the first batches of a training: leave --ckpt_path out"
@@ -163,8 +166,7 @@ def predict(
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     all_numbers = torch.arange(first_sample, first_sample + num_samples)
     numbers = writer.missing(all_numbers) if resume else all_numbers
-    if len(numbers) < trainer.world_size:  # each rank needs work: draws the last again
-        numbers = all_numbers[-trainer.world_size :]
+    numbers = enough_for(trainer.world_size, numbers, all_numbers)
     # Lightning shards the batches among ranks, each of which needs one.
     ranks, num = trainer.world_size, len(numbers)
     batch_size = min(batch_size, math.ceil(num / ranks))
@@ -290,6 +292,12 @@ def _check_least(name: str, value: int | None, least: int = 1) -> None:
         raise ValueError(f"--{name} must be at least {least}, got {value}")
 
 
+def enough_for(ranks: int, numbers: torch.Tensor, all_numbers: torch.Tensor) -> torch.Tensor:
+    """Numbers of samples, with others that are drawn again if each rank would not have one."""
+    others = all_numbers[~torch.isin(all_numbers, numbers)]
+    return torch.cat((numbers, others[: max(0, ranks - len(numbers))])).sort().values
+
+
 def _batches(
     numbers: torch.Tensor, batch_size: int, label: int | None, num_classes: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -306,10 +314,17 @@ def _about(cli: CLI, label: int | None) -> dict[str, Any]:
     return {
         "checkpoint": checksum(cast(Path, cli.checkpoint)),
         "seed": global_seed(),
-        "sampler": str(cli.model.sampler),
+        "sampler": describe_sampler(cli.model.sampler),
         "guidance_scale": cli.model.guidance_scale,
         "label": label,
     }
+
+
+def describe_sampler(sampler: Sampler) -> Any:
+    """A sampler as plain data, which is the same in another process."""
+    with suppress(ValueError):
+        return config_of(sampler)
+    return str(sampler)
 
 
 def _check_label(label: int | None, model: ScoreModule) -> None:

@@ -8,9 +8,14 @@ import torch
 import yaml
 from support.commands import error_line, smoke
 
+from ncsn.cli.commands import describe_sampler, enough_for
 from ncsn.evaluation.codec import to_uint8
 from ncsn.evaluation.samples import read_samples
+from ncsn.levels import geometric
 from ncsn.modules import DSM, NCSN
+from ncsn.modules.stored import check_same_data
+from ncsn.networks import MLP
+from ncsn.sampling import Heun
 
 MOONS, DIGITS = smoke("moons"), smoke("digits")
 
@@ -143,6 +148,26 @@ def test_a_ladder_that_auto_took_from_other_data_is_refused(cli, capsys, trained
     other = ("--data.num_points", 300, "--data.seed", 3)
     assert cli(*test, *config, *other) == 1
     assert "sigma_max=auto=3.504" in error_line(capsys.readouterr().err)
+
+
+def test_the_rounding_of_another_cpu_is_not_other_data():
+    module = NCSN(MLP(hidden_dim=8), sigma_max="auto", data_diameter=3.504)
+    check_same_data({"hyper_parameters": {"data_diameter": 3.504 * (1 + 1e-6)}}, module)
+    with pytest.raises(ValueError, match=r"sigma_max=auto=3.51"):
+        check_same_data({"hyper_parameters": {"data_diameter": 3.51}}, module)
+
+
+def test_a_sampler_with_a_ladder_of_ones_own_is_described_alike_by_every_process():
+    sampler = describe_sampler(Heun(5, ladder=geometric))
+    assert sampler["init_args"]["ladder"] == "ncsn.levels.geometric"
+
+
+@pytest.mark.parametrize("missing", [(3,), (0, 7), (9,), (2, 3, 4)])
+def test_each_rank_gets_a_number_and_all_that_are_missing_are_drawn(missing):
+    numbers = enough_for(4, torch.tensor(missing), torch.arange(10)).tolist()
+    assert set(missing) <= set(numbers)
+    assert len(numbers) == len(set(numbers)) == 4
+    assert numbers == sorted(numbers)
 
 
 def test_weights_that_an_average_replaced_are_kept_too(trained):

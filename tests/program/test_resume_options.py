@@ -90,10 +90,36 @@ def test_a_run_resumes_in_its_directory(run, cli):
     assert load_last(RUN)["global_step"] == 4
 
 
+def test_checkpoints_of_another_run_are_not_overwritten(cli, capsys, tmp_path):
+    fit = ("fit", *MOONS, *QUICK, "--last.dirpath", "kept")
+    assert cli(*fit) == 0
+    before = Path("kept/last.ckpt").read_bytes()
+    assert cli(*fit, "--seed_everything", 1) == 1
+    assert "kept/last.ckpt is of another run" in error_line(capsys.readouterr().err)
+    assert Path("kept/last.ckpt").read_bytes() == before
+    more = ("--trainer.max_epochs", 2)
+    assert cli(*fit, *more, "--ckpt_path", "kept/last.ckpt") == 0
+    homeless = ("fit", *MOONS, *QUICK, "--trainer.logger", "false")
+    homeless += ("--trainer.default_root_dir", "out")
+    assert [cli(*homeless) for _ in range(2)] == [0, 1]
+    assert "would be overwritten" in error_line(capsys.readouterr().err)
+
+
+def test_the_last_checkpoint_is_looked_for_where_checkpoints_are_written(cli, capsys):
+    pytest.importorskip("tensorboard")
+    loggers = ("--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "tb")
+    loggers += ("--trainer.logger+", "CSVLogger", "--trainer.logger.save_dir", "lightning_logs")
+    assert cli("fit", *MOONS, *QUICK, *loggers, "--ckpt_path", "last") == 1
+    assert "it is not the first" in error_line(capsys.readouterr().err)
+
+
 CHANGED = {
     "data.batch_size=16 (was 8)": ("--data.batch_size", 16),
     "trainer.accumulate_grad_batches=2 (was 1)": ("--trainer.accumulate_grad_batches", 2),
     "trainer.precision=bf16-mixed (was None)": ("--trainer.precision", "bf16-mixed"),
+    "trainer.gradient_clip_algorithm=value (was None)": (
+        *("--trainer.gradient_clip_algorithm", "value"),
+    ),
     "seed_everything=7 (was 0)": ("--seed_everything", 7),
     "ema.decay=0.5 (was 0.99)": ("--ema.decay", 0.5),
     "data.noise=0.2 (was 0.1)": ("--data.noise", 0.2),

@@ -169,10 +169,10 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def load_splits(self) -> dict[str, TensorBatches]:
-        """The data sets ``"train"``, ``"val"`` and ``"test"``.
+        """The data sets ``"train"``, ``"val"`` and ``"test"``, each in random order.
 
-        Float64 is rounded to float32; integers as points, and labels of other types, are converted
-        if nothing is lost.
+        Of those held out, the first are compared with samples. Float64 is rounded to float32;
+        integers as points, and labels of other types, are converted if nothing is lost.
         """
 
     @cached_property

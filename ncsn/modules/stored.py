@@ -71,8 +71,9 @@ def check_same_data(checkpoint: Mapping[str, Any], module: Any) -> None:
         )
     sigma_max = getattr(module, "auto", {}).get("sigma_max")
     trained = stored.get("data_diameter", sigma_max)
-    # Another CPU rounds the distance otherwise.
-    if None not in (sigma_max, trained) and not math.isclose(sigma_max, trained, rel_tol=1e-4):
+    if sigma_max is None or trained is None:
+        return
+    if not math.isclose(sigma_max, trained, rel_tol=1e-4):  # another CPU rounds otherwise
         raise ValueError(
             f"the checkpoint was trained with sigma_max=auto={trained:.4g}, but this data gives "
             f"{sigma_max:.4g}: give the data of the training"

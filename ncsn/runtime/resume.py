@@ -91,6 +91,7 @@ def end_finished_epoch(trainer: Trainer) -> None:
     loop = trainer.fit_loop
     if not (loop.restarted_on_epoch_end and loop.epoch_loop.batch_progress.is_last_batch):
         return
+    counts: Any
     for counts in (loop.epoch_progress.current, loop.epoch_progress.total):
         counts.completed = counts.processed
     for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):

@@ -66,6 +66,10 @@ PRIVATE = {
         lambda: trainer().fit_loop.epoch_loop,
         "the step under which loggers log; Lightning counts it once too often on load",
     ),
+    ("_restarting", "runtime/resume.py"): (
+        lambda: trainer().fit_loop,
+        "set where an epoch has ended, which Lightning ends again with max_steps",
+    ),
     ("_should_check_val_fx", "runtime/resume.py"): (
         lambda: trainer().fit_loop.epoch_loop,
         "whether a validation was due after the batch of the checkpoint",

@@ -49,7 +49,7 @@ def test_the_learning_rate_may_fall_when_a_loss_does_not(cli):
 def test_a_schedule_that_reads_a_loss_steps_when_there_is_a_validation(cli):
     plateau = "lightning.pytorch.cli.ReduceLROnPlateau"
     monitor = ("--model.lr_scheduler.monitor", "val/loss_per_dim")
-    rare = ("--trainer.max_epochs", 4, "--trainer.check_val_every_n_epoch", 2)
+    rare = ("--trainer.max_epochs", 5, "--trainer.check_val_every_n_epoch", 2)
     fit = ("fit", *smoke("moons"), *QUICK, "--model.lr_scheduler", plateau)
     assert cli(*fit, *monitor, *rare) == 0
     path = Path("lightning_logs/moons/version_0/checkpoints/last.ckpt")

@@ -61,7 +61,8 @@ def refuse_to_overwrite(cli: "CLI") -> None:
         ValueError: If a checkpoint would be overwritten.
     """
     trainer, config = cli.config.trainer, cli.config
-    if cli.run is not None or trainer.fast_dev_run:
+    saves = trainer.enable_checkpointing is not False and not trainer.barebones
+    if cli.run is not None or trainer.fast_dev_run or not saves:
         return
     root = trainer.default_root_dir if trainer.logger is False else None
     resumed = cli.checkpoint and cli.checkpoint.parent.resolve()

@@ -37,7 +37,7 @@ class Resume(Callback):
         current, total = progress["current"], progress["total"]
         again = current["ready"] % trainer.accumulate_grad_batches
         if not progress["is_last_batch"]:
-            if epochs["processed"] == epochs["started"]:  # max_steps or max_time ended it
+            if 0 < epochs["processed"] == epochs["started"]:  # max_steps or max_time ended it
                 for counts in loop["epoch_progress"].values():
                     counts["processed"] -= 1
                     counts["completed"] = min(counts["completed"], counts["processed"])

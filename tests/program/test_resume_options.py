@@ -45,17 +45,6 @@ def test_a_training_of_steps_is_exact_wherever_it_stopped(stops, cli):
     assert progress[0] == progress[1]
 
 
-def test_a_training_whose_time_was_up_resumes_within_the_epoch(cli):
-    options = ("fit", *MOONS, "--trainer.max_epochs", 2)
-    assert cli(*options) == 0
-    again = (*options, "--name", "stopped", "--ckpt_path", "last")
-    assert cli(*again, "--trainer.max_time", "00:00:00:00") == 0
-    stopped = Path("lightning_logs/stopped/version_0")
-    assert load_last(stopped)["global_step"] == 1
-    assert cli(*again) == 0
-    assert_same(load_last(stopped)["state_dict"], load_last(RUN)["state_dict"], "weights")
-
-
 REFUSED = {
     "no schedule": (
         ("--model.lr_scheduler", "null"),

@@ -21,8 +21,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     network = nn.Identity()  # the features have been computed already
     network.num_features = x.shape[1]  # type: ignore[assignment]
     # One process has all of the features, and others do not call this.
-    metric = FrechetInceptionDistance(feature=network, sync_on_compute=False)
-    metric = metric.set_dtype(torch.float64).to(x.device)
+    metric = FrechetInceptionDistance(feature=network, sync_on_compute=False).to(x.device)
+    metric.set_dtype(torch.float64)
     metric.update(x.double(), real=True)
     metric.update(y.double(), real=False)
     return metric.compute().item()

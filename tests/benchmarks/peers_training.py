@@ -270,12 +270,12 @@ def plot(runs: Sequence[Run]) -> Figure:
     axes = figure.subplots()
     for run in runs:
         points = zip(*((each.seconds, each.fd, each.error) for each in run.curve), strict=True)
-        axes.errorbar(
-            *points, marker="o", ms=4, capsize=2, label=f"{run.name}, {run.seconds:.0f} s"
-        )
+        several = [each.name for each in runs].count(run.name) > 1
+        label = f"{run.name}, {run.seconds:.0f} s" if several else run.name
+        axes.errorbar(*points, marker="o", ms=4, capsize=2, label=label)
     log_log(axes, "seconds of training", "Fréchet distance in own features", runs[0].floor)
     figure.legend(loc="outside right upper")
-    figure.suptitle(describe(), fontsize="small")
+    axes.set_title(describe(), fontsize="small")
     return figure
 
 

@@ -67,6 +67,10 @@ def test_ranks_that_train_on_images_compare_samples_on_the_first(server):
     run_ranks(server, "fit", *digits, "--model.preview.num_compared", 32, nodes=1)
     text = Path("lightning_logs/digits/version_0/metrics.csv").read_text()
     assert "val/digits_fd_v" in text.splitlines()[0]
+    last = "lightning_logs/digits/version_0/checkpoints/last.ckpt"
+    few = ("--ckpt_path", last, "--num_samples", 32)
+    run_ranks(server, "test", *digits, *few, "--num_likelihood_examples", 2, nodes=1)
+    run_ranks(server, "diagnose", *digits, *few, nodes=1)
 
 
 def test_each_rank_has_something_to_draw(server, trained):

@@ -224,7 +224,7 @@ def find_last_run(runs: Path) -> Path | None:
         int(found[1]): path.parent
         for path in runs.glob(f"*/{CHECKPOINTS}/")
         if (found := re.fullmatch(r"version_(\d+)", path.parent.name))
-        and wanted in (None, read_id(path.parent))
+        and (wanted is None or wanted == read_id(path.parent))  # which warns if it is damaged
     }
     return numbers[max(numbers)] if numbers else None
 

@@ -209,3 +209,9 @@ class SampleWriter(BasePredictionWriter):
 def _numbers(part: Path) -> list[int]:
     """The number of the first sample in a part, and that of the first after it."""
     return [int(number) for number in part.stem.split("-")]
+
+
+def enough_for(ranks: int, numbers: Tensor, all_numbers: Tensor) -> Tensor:
+    """Numbers of samples, with others that are drawn again if each rank would not have one."""
+    others = all_numbers[~torch.isin(all_numbers, numbers)]
+    return torch.cat((numbers, others[: max(0, ranks - len(numbers))])).sort().values

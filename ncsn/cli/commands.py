@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from ncsn.callbacks import Diagnosis, SampleWriter, TestReport
 from ncsn.callbacks.common import in_precision
+from ncsn.callbacks.predictions import enough_for
 from ncsn.cli.checkpoints import refuse_to_overwrite
 from ncsn.cli.parser import CLI
 from ncsn.cli.restore import draw_restorations, read_measured, write_restorations
@@ -290,12 +291,6 @@ def _read_checkpoint(cli: CLI) -> dict[str, Any] | None:
 def _check_least(name: str, value: int | None, least: int = 1) -> None:
     if value is not None and value < least:
         raise ValueError(f"--{name} must be at least {least}, got {value}")
-
-
-def enough_for(ranks: int, numbers: torch.Tensor, all_numbers: torch.Tensor) -> torch.Tensor:
-    """Numbers of samples, with others that are drawn again if each rank would not have one."""
-    others = all_numbers[~torch.isin(all_numbers, numbers)]
-    return torch.cat((numbers, others[: max(0, ranks - len(numbers))])).sort().values
 
 
 def _batches(

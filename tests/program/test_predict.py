@@ -8,7 +8,8 @@ import torch
 import yaml
 from support.commands import error_line, smoke
 
-from ncsn.cli.commands import describe_sampler, enough_for
+from ncsn.callbacks.predictions import enough_for
+from ncsn.cli.commands import describe_sampler
 from ncsn.evaluation.codec import to_uint8
 from ncsn.evaluation.samples import read_samples
 from ncsn.levels import geometric

@@ -1,7 +1,7 @@
-"""Sampling and losses on a GPU that is pretended.
+"""Sampling and losses on a simulated GPU.
 
 Tensors have a device and a shape, but no values: mixing devices is an error, and so is reading a
-value on the host, for which a real GPU would be waited for.
+value on the host, which would wait for a real GPU.
 """
 
 import pytest
@@ -65,7 +65,7 @@ def model(name):
     return on_gpu(module), levels
 
 
-def test_the_pretended_gpu_refuses_what_is_tested(gpu):
+def test_the_simulated_gpu_refuses_what_is_tested(gpu):
     x = torch.zeros(2, device="cuda")
     with pytest.raises(RuntimeError, match="device"):
         x + torch.zeros(2)

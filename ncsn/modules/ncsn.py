@@ -30,7 +30,8 @@ class NCSN(ScoreModule):
             (technique 2, :func:`ncsn.levels.noise_level_ratio`).
         ladder: How the levels descend; by default, in geometric progression.
         level_density: Mean and standard deviation of a normal density of ln σ, by which levels of
-            the ladder are drawn in training; by default, all are equally likely.
+            the ladder are drawn in training; by default, all are equally likely. The draws of a
+            batch are stratified.
         sampler: Draws the samples; by default, annealed Langevin dynamics, 100 steps a level.
         data_shape, data_diameter, kwargs: See :class:`ncsn.modules.ScoreModule`.
 
@@ -67,16 +68,23 @@ class NCSN(ScoreModule):
         if len(noise_levels) > 1:
             self.preview_sampler = DPMSolver(20, eta=2.0)  # SDE-DPM-Solver++, more noise
         self.auto = auto
-        p = log_normal_probabilities(noise_levels, *level_density) if level_density else None
-        self.level_probabilities = None if p is None else nn.Buffer(p, persistent=False)
+        p = torch.full_like(noise_levels, 1 / len(noise_levels))
+        if level_density:
+            p = log_normal_probabilities(noise_levels, *level_density)
+        self.level_probabilities = nn.Buffer(p, persistent=False)
 
     def sample_noise_levels(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """Noise levels drawn from the ladder, by ``level_density``."""
-        p, levels = self.level_probabilities, self.noise_levels
-        if p is not None:
-            return levels[p.multinomial(num, replacement=True, generator=generator)]
-        size, device = (num,), levels.device
-        return levels[torch.randint(len(levels), size, generator=generator, device=device)]
+        """Noise levels drawn from the ladder, by ``level_density``, in random order.
+
+        The draws are stratified: each nth of the distribution has one of n. So a batch has its
+        share of each level, and the mean loss has the same expectation and less variance.
+        """
+        device = self.noise_levels.device
+        strata = torch.randperm(num, generator=generator, device=device)
+        quantiles = (strata + torch.rand(num, generator=generator, device=device)) / num
+        cumulative = self.level_probabilities.float().cumsum(0)
+        edges = cumulative[:-1] / cumulative[-1]
+        return self.noise_levels[torch.bucketize(quantiles, edges, right=True)]
 
     def log_likelihood(
         self,

@@ -55,20 +55,32 @@ def test_a_sample_is_the_same_in_any_batch():
 
 
 @pytest.mark.parametrize("density", [None, (-1.0, 1.5)])
-def test_ncsn_draws_levels_by_their_density(density):
+def test_each_draw_of_a_level_follows_the_density_and_a_batch_has_its_share_of_each(density):
     module = NCSN(
         Linear(2, 2), sigma_max=1.0, sigma_min=0.01, num_levels=10, level_density=density
     )
-    levels = module.sample_noise_levels(10_000, seeded_generator(Stream.TRAINING, 0))
-    counts = torch.stack([(levels == level).sum() for level in module.noise_levels])
-    expected = torch.ones(10)
+    p = torch.ones(10)
     if density:
         mean, std = density
-        expected = (-((module.noise_levels.log() - mean) ** 2) / (2 * std**2)).exp()
-    expected = 10_000 * expected / expected.sum()
-    assert counts.sum() == 10_000
-    # 9 degrees of freedom: a false alarm in 10,000.
-    assert ((counts - expected) ** 2 / expected).sum() < 33.7
+        p = (-((module.noise_levels.log() - mean) ** 2) / (2 * std**2)).exp()
+    p /= p.sum()
+    generator = seeded_generator(Stream.TRAINING, 0)
+    drawn = torch.stack([module.sample_noise_levels(7, generator) for _ in range(2000)])
+    for row in (0, 6):
+        counts = (drawn[:, row, None] == module.noise_levels).sum(0)
+        # 9 degrees of freedom: a false alarm in 10,000 for each of the four.
+        assert ((counts - 2000 * p) ** 2 / (2000 * p)).sum() < 33.7
+    for num in (3, 64, 1000):
+        levels = module.sample_noise_levels(num, generator)
+        counts = (levels[:, None] == module.noise_levels).sum(0)
+        assert counts.sum() == num
+        assert ((counts - num * p).abs() < 2).all()
+
+
+def test_levels_without_probability_are_never_drawn():
+    ladder = {"sigma_max": 1e6, "sigma_min": 1e-6, "num_levels": 7}
+    module = NCSN(Linear(2, 2), **ladder, level_density=(0.0, 0.01))
+    assert (module.sample_noise_levels(100_000) == module.noise_levels[3]).all()
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["default", "Langevin"])

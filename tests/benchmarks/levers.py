@@ -52,15 +52,15 @@ class Setting:
         weight: Exponent a of the weight (1 + σ²/σ_d²)^a of the loss: 0 is σ², 1 is EDM's.
         stable: Number of other images that may be the clean one; 0 takes the noise itself.
         antithetic: Whether the second half of a batch is the first, with the noise negated.
-        log_variance: Whether a network of ln σ learns the logarithm u of the loss, and the loss
-            divided by exp(u) is minimised.
+        log_variance: Whether all levels count alike, by a learned size of their loss.
         batch_size: Images in a batch.
         num_images: Length of the training.
         network: Arguments of the U-Net that differ from those of mnist_cpu.yaml.
-        attention: Whether the middle block attends over its 7x7 positions.
+        attention: Whether the middle block attends over its 4x4 positions.
         bf16: Whether networks compute in bfloat16.
         compiled: Whether the network is compiled, with ``torch.compile``.
-        stratified: Whether the levels of a batch are spread evenly over their distribution.
+        stratified: Whether the levels of a batch are spread evenly over their distribution, as
+            the package does it, or drawn independently.
     """
 
     optimizer: Literal["adam", "muon", "soap"] = "muon"
@@ -78,7 +78,7 @@ class Setting:
     attention: bool = False
     bf16: bool = True
     compiled: bool = False
-    stratified: bool = False
+    stratified: bool = True
 
 
 def batches(images: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -104,17 +104,19 @@ def posterior_noise(
 
 
 class LogVariance(nn.Module):
-    """The logarithm of the loss at a level, learned with the network.
+    """Has all levels count alike, whatever the size of their loss, by a learned u(σ).
 
-    The loss L becomes L / exp(u) + u, which is least where u = ln L.
+    The loss L of an example becomes L / exp(u(σ)) + u(σ). Its mean is least where u is the
+    logarithm of the mean of L at that level.
 
     Source: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
-    models" (arXiv 2312.02696).
+    models" (EDM2, arXiv 2312.02696).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding, self.linear = NoiseLevelEmbedding(128), nn.Linear(128, 1)
+        zero_(self.linear)
 
     def forward(self, loss: Tensor, sigma: Tensor) -> Tensor:
         """The loss, divided by what is expected at this level; shapes ``(batch,)``."""
@@ -188,9 +190,9 @@ def evaluate(module: NCSN, held_out: Tensor, bf16: bool) -> tuple[float, Tensor]
 def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
     """Train; the network is left with the average of its weights."""
     parameters = list(module.network.parameters())
-    optimizer = make_optimizer(setting, parameters)
     log_variance = LogVariance()
-    optimizer_u = torch.optim.Adam(log_variance.parameters(), 1e-2)
+    own = log_variance.parameters() if setting.log_variance else ()
+    optimizer = make_optimizer(setting, [*parameters, *own])
     num_steps = setting.num_images // setting.batch_size
     falling = LambdaLR(optimizer, lambda step: schedule(setting.scheduler, step / num_steps))
     average = [parameter.detach().clone() for parameter in parameters]
@@ -199,10 +201,9 @@ def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
     for step in range(num_steps):
         x = next(source)
         sigma = module.sample_noise_levels(len(x), generator)
-        if setting.stratified:
-            quantiles = (torch.arange(len(x)) + torch.rand(len(x), generator=generator)) / len(x)
-            level = torch.searchsorted(module.level_probabilities.cumsum(0), quantiles)
-            sigma = module.noise_levels[level.clamp(max=len(module.noise_levels) - 1)]
+        if not setting.stratified:
+            p = module.level_probabilities
+            sigma = module.noise_levels[p.multinomial(len(x), True, generator=generator)]
         x_sigma, z = perturb(x, sigma, generator)
         if setting.antithetic:
             x, sigma, z = (each[: len(x) // 2] for each in (x, sigma, z))
@@ -216,12 +217,9 @@ def train(module: NCSN, images: Tensor, setting: Setting, seed: int) -> None:
         loss = loss * residual.square().flatten(1).mean(1)
         if setting.log_variance:
             loss = log_variance(loss, sigma)
-            optimizer_u.zero_grad()
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
-        if setting.log_variance:
-            optimizer_u.step()
         falling.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, parameters, 1 - min(0.995, (1 + step) / (10 + step)))

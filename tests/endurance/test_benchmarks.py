@@ -150,7 +150,7 @@ def test_levers(mnist_dir, capsys):
     from levers import Setting, measure
 
     tiny = {"num_images": 8, "batch_size": 2, "network": {"filters": 8}, "bf16": False}
-    measure(mnist_dir, Setting(**tiny, stable=4, weight=1.0), seeds=(0, 1))
+    measure(mnist_dir, Setting(**tiny, stable=4, weight=1.0, log_variance=True), seeds=(0, 1))
     measure(mnist_dir, Setting(**tiny, optimizer="adam", scheduler="trapezoid"))
     table = capsys.readouterr().out
     assert table.count("| 0 | ") == 2

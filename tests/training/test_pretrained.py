@@ -50,7 +50,7 @@ def test_a_module_trained_in_python_is_loaded_from_its_checkpoint_alone(tmp_path
         loaded = NCSN.load_from_checkpoint(tmp_path / name, weights_only=True)
         assert torch.equal(loaded.draw(0, 5), module.draw(0, 5))
         assert torch.equal(loaded.noise_levels, module.noise_levels)
-        assert loaded.level_probabilities is not None
+        assert torch.equal(loaded.level_probabilities, module.level_probabilities)
 
 
 def test_an_argument_can_be_replaced_when_a_checkpoint_is_loaded(tmp_path):

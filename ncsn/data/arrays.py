@@ -205,13 +205,21 @@ def _read_csv(path: Path, text: str | None) -> Arrays:
     """The column called ``text``, if there is one, as text; the others as numbers."""
     names, options = _read_header(path, text)
     columns, found = list(range(len(names))), Arrays()
+    first = np.loadtxt(path, dtype=str, ndmin=2, max_rows=1, **options)
+    if first.size and first.shape[1] != len(names):
+        raise ValueError(
+            f"its first line has {len(names)} columns and the next has {first.shape[1]}, maybe "
+            "with the number of the row: write it without"
+        )
     text = names[0] if text == FIRST else text
     if text in names:
         column = names.index(text)
         columns.remove(column)
         found[text] = np.loadtxt(path, dtype=str, usecols=column, ndmin=1, **options)
     if columns:
-        found["data"] = np.loadtxt(path, usecols=columns, ndmin=2, **options)
+        all_of_them = len(columns) == len(names)  # so that longer rows are an error
+        use = None if all_of_them else columns
+        found["data"] = np.loadtxt(path, usecols=use, ndmin=2, **options)
     return found
 
 
@@ -227,6 +235,11 @@ def _read_header(path: Path, text: str | None) -> tuple[list[str], dict[str, Any
         raise ValueError(
             "its first line has a column without a name, which may be pandas' index: write it "
             "with index=False"
+        )
+    if len(names) > 1 and names == [str(i) for i in range(len(names))]:
+        raise ValueError(
+            "its first line counts its columns, as pandas does for those without names: write it "
+            "with header=False, or give them names"
         )
     texts = [str(i) for i, name in enumerate(names) if not is_number(name)]
     header = len(texts) == len(names)

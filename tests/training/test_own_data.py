@@ -223,6 +223,17 @@ FAULTS = {
     "nan": (save(x=np.where(POINTS > 2, np.nan, POINTS)), {}, "must be finite .* got nan"),
     "text in a table": (text("1,2\n3,oak\n"), {"path": "data.csv"}, "cannot be read: .*oak"),
     "ragged table": (text("1,2\n3\n"), {"path": "data.csv"}, "cannot be read: "),
+    "longer rows": (text("x,y\n1,2\n3,4,5\n"), {"path": "data.csv"}, "cannot be read: "),
+    "numbers of rows": (
+        text("x,y,kind\n1,0.5,2,oak\n2,3,4,ash\n"),
+        {"path": "data.csv", "labels": "kind"},
+        "3 columns and the next has 4, maybe with the number of the row",
+    ),
+    "numbers of columns": (
+        text("0,1\n0.5,2\n3,4\n"),
+        {"path": "data.csv"},
+        "counts its columns, as pandas does .* header=False",
+    ),
     "half a header": (text("a,2\n1,2\n"), {"path": "data.csv"}, "must name all columns or none"),
     "empty table": (text(""), {"path": "data.csv"}, "its first line is empty"),
     "missing class": (

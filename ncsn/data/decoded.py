@@ -19,14 +19,13 @@ from ncsn.data import checks
 from ncsn.data.base import InMemoryDataModule
 from ncsn.data.batches import Batch, TensorBatches, count_grey_values
 from ncsn.data.splits import check_split, random_order, split_in_order, split_sizes
+from ncsn.evaluation.codec import is_deep
 from ncsn.levels import largest_distance
 
 InMemory: TypeAlias = bool | Literal["auto"]
 
 FIRST, FIRST_BYTES = 4096, 2**30
 """The images that are held in memory where all do not fit: at most so many, and so many bytes."""
-
-DEEP = ("I", "F")  # modes of PIL with more than 8 bits
 
 
 class EncodedImages(ABC):
@@ -56,10 +55,10 @@ class EncodedImages(ABC):
             ValueError: If it cannot be read.
         """
         try:
-            image = ImageOps.exif_transpose(self.open(number))
-            if image.mode.startswith(DEEP):
+            image = self.open(number)
+            if is_deep(image):
                 raise ValueError(f"it has more than 8 bits a channel (PIL's mode {image.mode})")
-            image = image.convert(self.mode)
+            image = ImageOps.exif_transpose(image).convert(self.mode)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{self.name(number)} cannot be read: {error}") from error
         if self.size is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ncsn import plots
 from ncsn.evaluation.classifier import classifier_accuracy
+from ncsn.evaluation.codec import is_deep
 from ncsn.evaluation.estimate import MIN_SAMPLES
 from ncsn.evaluation.images import Images
 from ncsn.evaluation.kinds import Pictures, Reference, kind_of
@@ -207,7 +208,7 @@ def _read_png(path: Path) -> np.ndarray:
     """An image of shape ``(height, width, 3)``, whatever colours the file is written in."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            if image.mode.startswith(("I", "F")):
+            if is_deep(image):
                 raise ValueError(f"{path} has more than 8 bits a channel")
             rgba = np.asarray(image.convert("RGBA"))
     except (UnidentifiedImageError, SyntaxError) as error:

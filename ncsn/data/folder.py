@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from ncsn.data.batches import TensorBatches
 from ncsn.data.decoded import EncodedImages, ImageDataModule
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".webp")  # images that are left out
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # names that are no classes
 
 
@@ -24,7 +26,8 @@ class ImageFolderDataModule(ImageDataModule):
         python -m ncsn fit --config configs/folder.yaml --data.folder images --data.size 64
 
     If the images are in sub-folders, each of these is a class, numbered in alphabetical order.
-    Hidden files and folders are left out, and so is transparency.
+    Hidden files and folders are left out, and so is transparency. Images of other formats are left
+    out with a warning.
 
     Args:
         folder: The folder, searched recursively.
@@ -72,20 +75,30 @@ def list_images(folder: Path) -> tuple[list[Path], list[int]]:
     """The images in a folder, in alphabetical order, and their classes.
 
     Raises:
-        OSError: If there are none.
+        OSError: If there are none, or a folder cannot be read.
         ValueError: If they are both in sub-folders and beside these, or in sub-folders that are
             splits.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"--data.folder {folder} is not a directory")
-    files = []
-    for directory, inside, names in os.walk(folder, followlinks=True):
+    files, others = [], []
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for directory, inside, names in os.walk(folder, onerror=refuse, followlinks=True):
         inside[:] = [name for name in inside if not name.startswith(".")]
-        images = [name for name in names if name.lower().endswith(SUFFIXES)]
-        files += [Path(directory, name) for name in images if not name.startswith(".")]
+        shown = [Path(directory, name) for name in names if not name.startswith(".")]
+        files += [path for path in shown if path.suffix.lower() in SUFFIXES]
+        others += [path for path in shown if path.suffix.lower() in OTHERS]
     files.sort()
     if not files:
         raise FileNotFoundError(f"--data.folder {folder} holds no images ({', '.join(SUFFIXES)})")
+    if others:
+        rank_zero_warn(
+            f"--data.folder {folder}: {len(others)} images, such as {min(others)}, are left out, "
+            "since they are neither PNG nor JPEG"
+        )
     parts = [file.relative_to(folder).parts for file in files]
     tops = [part[0] if len(part) > 1 else "" for part in parts]
     names = sorted(set(tops))

@@ -1,5 +1,7 @@
 """A folder of images: what is read, into memory or by workers, and what is refused."""
 
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +46,14 @@ def test_a_flat_folder_has_one_class_and_every_image_once():
         "val": 4,
         "test": 4,
     }
+
+
+def test_images_of_other_formats_are_left_out_with_a_warning():
+    write_images("images")
+    write_image("images/a.webp", COLOUR[0])
+    write_image("images/b.tif", COLOUR[0])
+    with pytest.warns(UserWarning, match=r"2 images, such as images/a\.webp, are left out"):
+        assert len(load_folder()[0]) == 40
 
 
 def test_sub_folders_are_classes_in_alphabetical_order():
@@ -118,6 +128,20 @@ def sixteen_bits():
     write_images("images", GREY.astype(np.uint16))
 
 
+def sixteen_bit_colours():
+    """A PNG that PIL does not write."""
+
+    def chunk(name, content):
+        crc = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
+
+    write_images("images")
+    pixels = zlib.compress(6 * (b"\0" + 5 * 3 * b"\1\2"))
+    header = struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+    Path("images/a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
 def classes_and_others():
     write_images("images")
     write_images("images/ash")
@@ -133,12 +157,9 @@ FOLDERS = {
     "empty": (Path("images").mkdir, {}, r"--data.folder images holds no images \(\.png"),
     "other size": (other_size, {}, "5x6 pixels .* 5x12.*: give --data.size|5x12 .* 5x6"),
     "damaged": (damaged, {}, "images/07.jpg cannot be read: "),
-    "text": (
-        lambda: write_images("images") or Path("images/a.png").write_text("a"),
-        {},
-        "a.png can",
-    ),
+    "text": (text_as_image, {}, "a.png can"),
     "16 bits": (sixteen_bits, {}, "cannot be read: it has more than 8 bits a channel"),
+    "16 bits in colour": (sixteen_bit_colours, {}, "a.png cannot be read: it has more than 8"),
     "classes and others": (classes_and_others, {}, "both in sub-folders, such as ash, which"),
     "splits": (two_splits, {}, "sub-folders Train, val, which are splits.*such as images/Train"),
     "size": (lambda: None, {"size": 0}, "data.size must be at least 1"),

@@ -60,12 +60,14 @@ class HuggingFaceDataModule(ImageDataModule):
             MemoryError: If it has to be in memory, and does not fit.
         """
         table, option = self._load(), f"--data.path {self.path}"
+        if not len(table):
+            raise ValueError(f"{option}, --data.split {self.part}: it has no examples")
         columns = self._find_columns(table)
         labels = torch.zeros(len(table), dtype=torch.int64)
         if self.labels is not None:
             values = np.asarray(table[self.labels][:])
             labels = as_labels(values, f"--data.labels {self.labels}")
-        if _has_images(table, columns[0]):
+        if any(_has_images(table, name) for name in columns):
             if len(columns) > 1:
                 raise ValueError(f"{option}: choose one of the columns with --data.columns")
             images = ImageColumn(table, columns[0], option, self.size, self.grayscale)

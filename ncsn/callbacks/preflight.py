@@ -37,6 +37,15 @@ class Preflight(Callback):
                 f"the data has {data.num_classes} classes, but model.network.num_classes="
                 f"{num_classes}: raise it, or set it to 0 for a model without classes"
             )
+        if num_classes:
+            counts = data.splits["train"].labels.bincount(minlength=num_classes)
+            if missing := (counts == 0).nonzero().flatten().tolist():
+                which = ", ".join(map(str, missing))
+                rank_zero_warn(
+                    f"the training data has no examples of class {which} of "
+                    f"model.network.num_classes={num_classes}, so samples of it mean nothing: "
+                    "number the labels from 0 without gaps"
+                )
         mean, sigma_max = module.data_mean.item(), module.noise_levels[0].item()
         if len(module.noise_levels) > 1 and abs(mean) > sigma_max:
             rank_zero_warn(

@@ -164,8 +164,8 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label, once the data is loaded."""
-        return int(self.splits["train"].labels.max()) + 1
+        """One more than the largest label of all splits, once the data is loaded."""
+        return int(max(each.labels.max() for each in self.splits.values())) + 1
 
     @abstractmethod
     def load_splits(self) -> dict[str, TensorBatches]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 
 from ncsn import plots
-from ncsn.evaluation import Model
+from ncsn.evaluation import Model, Reference
 from ncsn.evaluation.kinds import Pictures
 from ncsn.levels import ScoreFunction
 from ncsn.random import global_seed
@@ -128,6 +128,7 @@ def draw_samples(
     sampler: Sampler | None = None,
     title: str = "Sampling",
     modify: Callable[[ScoreFunction], ScoreFunction] | None = None,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Samples 0, ..., num - 1, drawn by all ranks together, on every rank.
 
@@ -138,6 +139,7 @@ def draw_samples(
         sampler: By default, the model's.
         title: Of the progress bar.
         modify: Turns the model's score into another one.
+        labels: The classes of the samples, shape ``(num,)``; by default, all classes in turn.
 
     Raises:
         ValueError: If there are fewer samples than ranks.
@@ -154,8 +156,21 @@ def draw_samples(
     draw = in_precision(trainer, module.draw)
     with monitored(trainer, num_steps, title=title) as monitor:
         for start, stop in batches:
-            samples.update(draw(start, stop, sampler=sampler, monitor=monitor, modify=modify))
+            label = None if labels is None else labels[start:stop]
+            x = draw(start, stop, label, sampler=sampler, monitor=monitor, modify=modify)
+            samples.update(x)
     return samples.compute().view(num, *module.data_shape)
+
+
+def labels_like_data(module: "ScoreModule", reference: Reference, num: int) -> Tensor | None:
+    """Classes for samples that are compared with data: those of its first training examples.
+
+    Classes in turn would differ from data whose classes are not equally frequent.
+    """
+    if not module.network.num_classes:
+        return None
+    rows = torch.arange(num) % len(reference.labels)
+    return reference.labels[rows].to(module.device)
 
 
 def batches_of(trainer: Trainer, module: "ScoreModule", num: int) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from ncsn.callbacks.common import (
     data_of,
     draw_samples,
     evaluating,
+    labels_like_data,
     model_of,
     on_first_rank,
     write_pictures,
@@ -60,8 +61,11 @@ class Diagnosis(Callback):
                     "diagnose needs the unconditional score, which label_dropout=0 left untrained"
                 )
             tried = solvers(module.sampler, module.sampling_levels, reference.held_out[0].numel())
+            labels = labels_like_data(module, reference, num)
             samples = {
-                name: draw_samples(trainer, module, num, sampler, f"Sampling ({name})")
+                name: draw_samples(
+                    trainer, module, num, sampler, f"Sampling ({name})", labels=labels
+                )
                 for name, sampler in tried.items()
             }
             if reference.exact is not None:

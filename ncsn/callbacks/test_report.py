@@ -17,6 +17,7 @@ from ncsn.callbacks.common import (
     draw_samples,
     evaluating,
     in_precision,
+    labels_like_data,
     model_of,
     on_first_rank,
     write_pictures,
@@ -75,10 +76,11 @@ class TestReport(Callback):
         kind, reference = data.kind, data.reference("test")
         with evaluating(pl_module) as module:
             num = int(min(self.num_samples or kind.num_samples, kind.max_samples(reference)))
-            samples = draw_samples(trainer, module, num)
+            labels = labels_like_data(module, reference, num)
+            samples = draw_samples(trainer, module, num, labels=labels)
             report = Report(about_model(trainer, module, samples) | kind.notes(reference))
             self.add_likelihood(trainer, module, kind, reference, report)
-            model, labels = model_of(trainer, module), module.labels_in_turn(0, len(samples))
+            model = model_of(trainer, module)
             add = partial(self.add_samples, model, kind, samples, labels, reference, report)
             pictures = on_first_rank(trainer, add)
         report = trainer.strategy.broadcast(report)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -301,6 +302,22 @@ def test_guidance_without_an_unconditional_score_is_refused():
     with pytest.raises(ValueError, match=r"guidance_scale=2.0 needs .* label_dropout=0 leaves"):
         NCSN(network, label_dropout=0.0, guidance_scale=2.0)
     assert NCSN(network, guidance_scale=2.0).has_marginal_score
+
+
+def test_samples_that_are_compared_have_the_classes_of_the_data():
+    drawn = []
+
+    class Recorder(NCSN):
+        def draw(self, start, stop, label=None, **kwargs):
+            drawn.append(label)
+            return super().draw(start, stop, label, **kwargs)
+
+    network, data = UNet(filters=8, num_classes=10), DigitsDataModule(batch_size=64)
+    module = Recorder(network, num_levels=2, sampler=DPMSolver(2), data_shape=(1, 8, 8))
+    trainer = pl.Trainer(accelerator="cpu", logger=CSVLogger("."), enable_progress_bar=False)
+    trainer.callbacks.append(TestReport(20, 0))
+    trainer.test(module, data)
+    assert torch.equal(torch.cat(drawn), data.splits["train"].labels[:20])
 
 
 def test_without_an_unconditional_score_a_test_leaves_out_what_needs_it():

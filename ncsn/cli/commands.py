@@ -25,7 +25,12 @@ from ncsn.config import config_of
 from ncsn.evaluation.images import Images
 from ncsn.modules import ScoreModule
 from ncsn.modules.pretrained import WEIGHTS
-from ncsn.modules.stored import changed_settings, check_same_data, check_same_model
+from ncsn.modules.stored import (
+    changed_settings,
+    changed_split,
+    check_same_data,
+    check_same_model,
+)
 from ncsn.modules.stored_config import STATISTICS
 from ncsn.random import global_seed
 from ncsn.runtime import RunLogger, Stopped, load_checkpoint
@@ -66,7 +71,7 @@ def fit(cli: CLI) -> None:
 
 def validate(cli: CLI) -> None:
     """Compute the loss on the validation data, level by level."""
-    _read_checkpoint(cli)
+    _check_held_out(cli)
     cli.trainer.validate(cli.model, cli.datamodule, cli.checkpoint, weights_only=True)
 
 
@@ -98,7 +103,7 @@ def test(
             raise ValueError(f"--{name} is for images: leave it out")
     if classifier_accuracy and not cli.model.network.num_classes:
         raise ValueError("--classifier_accuracy is for class-conditional models: leave it out")
-    _read_checkpoint(cli)
+    _check_held_out(cli)
     report = TestReport(num_samples, num_likelihood_examples, inception, classifier_accuracy)
     _run_test(cli, report)
 
@@ -116,7 +121,7 @@ def diagnose(cli: CLI, num_samples: int | None = None) -> None:
             no more than there are test images.
     """
     _check_least("num_samples", num_samples)
-    _read_checkpoint(cli)
+    _check_held_out(cli)
     _run_test(cli, Diagnosis(num_samples))
 
 
@@ -269,6 +274,16 @@ def export(
 COMMANDS = {
     each.__name__: each for each in (fit, validate, test, diagnose, predict, restore, export)
 }
+
+
+def _check_held_out(cli: CLI) -> None:
+    """Check that the checkpoint, if one was given, fits the data; warn of another split of it."""
+    if checkpoint := _read_checkpoint(cli):
+        changed = ", ".join(changed_split(checkpoint.get("config", {}), cli.stored_config()))
+        if changed:
+            rank_zero_warn(
+                f"evaluated with {changed}: what is held out now may have been trained on"
+            )
 
 
 def _run_test(cli: CLI, report: Callback) -> None:

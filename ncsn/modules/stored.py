@@ -27,6 +27,9 @@ SETTINGS = (
 WITHOUT_EFFECT = ("data.data_dir", "data.in_memory", "data.num_workers")
 """Options of the data on which no training step depends."""
 
+SPLIT_OPTIONS = ("data.seed", "data.num_points", "data.val_fraction", "data.test_fraction")
+"""Options of the data that decide which examples are held out."""
+
 DATA_FILES = (".csv", ".npy", ".npz", ".pt", ".parquet", ".safetensors")  # never configs
 TRUSTED = ("ncsn.", "torch.nn.", "torch.optim.")  # prefixes that may be imported
 
@@ -122,6 +125,18 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
         for key in dict.fromkeys((*old, *new))
         if (key in SETTINGS or key.startswith(("data.", "ema."))) and key not in WITHOUT_EFFECT
         if old.get(key) != new.get(key)
+    ]
+
+
+def changed_split(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The options that make other examples held out than those of the training, as text."""
+    old, new = (dict(_leaves(each.get("data", {}), "data")) for each in (before, now))
+    if old.get("data.class_path") != new.get("data.class_path"):
+        return []
+    return [
+        f"{name}={new[name]} (was {old[name]})"
+        for name in SPLIT_OPTIONS
+        if name in old and name in new and old[name] != new[name]
     ]
 
 

@@ -104,7 +104,7 @@ class Listed(Configured):
         if len(self.levels) != num_levels:
             raise ValueError(
                 f"the ladder lists {len(self.levels)} noise levels, and {num_levels} are wanted: "
-                f"set num_steps={len(self.levels)}"
+                f"set num_steps={len(self.levels)}, or num_levels if it is a model's"
             )
         first, last = ends = self.levels[0], self.levels[-1]
         if any(abs(a / b - 1) > 1e-3 for a, b in zip(ends, (sigma_max, sigma_min), strict=True)):

@@ -124,8 +124,8 @@ class ScoreModule(LoggedModule, ABC):
             lambda x, sigma: self.network(x.to(own), sigma.to(own), *labels).to(dtype),
             x.to(dtype),
             sigma.to(dtype),
-            self.data_mean,
-            self.data_std,
+            self.data_mean.to(dtype),
+            self.data_std.to(dtype),
         )
 
     def loss(
@@ -140,7 +140,7 @@ class ScoreModule(LoggedModule, ABC):
         score = partial(self.score, label=label)
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # noise is lost in half precision
         squares = self.objective(score, x, sigma, generator=generator)  # by default σ² (s + z/σ)²
-        return (squares / self.noise_levels[0] ** 2).flatten(1).sum(1)
+        return (squares / self.sampling_levels[0] ** 2).flatten(1).sum(1)
 
     @torch.no_grad()
     def sample(

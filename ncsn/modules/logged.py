@@ -58,7 +58,7 @@ class LoggedModule(StorableModule):
 
     def loss_per_dim(self, losses: Tensor) -> Tensor:
         """The mean of the losses of a batch, shape ``(batch,)``, as it is logged."""
-        return losses.mean() * self.noise_levels[0] ** 2 / math.prod(self.data_shape)
+        return losses.mean() * self.sampling_levels[0] ** 2 / math.prod(self.data_shape)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, over ranks."""

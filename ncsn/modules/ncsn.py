@@ -81,7 +81,9 @@ class NCSN(ScoreModule):
         """
         device = self.noise_levels.device
         strata = torch.randperm(num, generator=generator, device=device)
-        quantiles = (strata + torch.rand(num, generator=generator, device=device)) / num
+        # In float32 also where the default is a half; it can be rounded up to 1.
+        shares = torch.rand(num, generator=generator, device=device, dtype=torch.float32)
+        quantiles = ((strata + shares) / num).clamp(max=1 - 2**-24)
         cumulative = self.level_probabilities.float().cumsum(0)
         edges = cumulative[:-1] / cumulative[-1]
         return self.noise_levels[torch.bucketize(quantiles, edges, right=True)]

@@ -78,6 +78,18 @@ def test_each_draw_of_a_level_follows_the_density_and_a_batch_has_its_share_of_e
         assert ((counts - num * p).abs() < 2).all()
 
 
+def test_in_half_precision_each_of_many_levels_is_drawn():
+    module = NCSN(Linear(2, 2), num_levels=1000).bfloat16()
+    module.noise_levels = torch.arange(1000.0)  # which bfloat16 cannot tell apart
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does in a training step
+    try:
+        drawn = module.sample_noise_levels(2000)
+    finally:
+        torch.set_default_dtype(default)
+    assert len(drawn.unique()) == 1000
+
+
 def test_levels_without_probability_are_never_drawn():
     ladder = {"sigma_max": 1e6, "sigma_min": 1e-6, "num_levels": 7}
     module = NCSN(Linear(2, 2), **ladder, level_density=(0.0, 0.01))

@@ -31,6 +31,8 @@ from ncsn.exact import ExactScore
 from ncsn.levels import largest_distance
 from ncsn.random import global_seed
 
+REFERENCE_BYTES = 2**28
+
 
 class InMemoryDataModule(pl.LightningDataModule, ABC):
     """Base class: a subclass says what the data is, this class makes batches of it.
@@ -126,17 +128,25 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         return kind_of(self.data_shape)
 
     def reference(self, split: str) -> Reference:
-        """What samples are compared with; ``split``, ``"val"`` or ``"test"``, is held out."""
+        """What samples are compared with; ``split``, ``"val"`` or ``"test"``, is held out.
+
+        Of each split, the first ``REFERENCE_BYTES``, since a comparison takes several times as
+        much memory, on the device.
+        """
         train, held_out = self.splits["train"], self.splits[split]
-        labels, held_out_labels = (each.labels[: len(each.data)] for each in (train, held_out))
+        num = min(len(train.data), max(1, REFERENCE_BYTES // train.data[0].nbytes))
+        notes = train.notes
+        if num < len(train.data):
+            notes = {"training_data": f"the first {num:,} of {len(train):,} examples"}
+        x, rest = train.data[:num], held_out.data[:num]
         return Reference(
-            train.data,
-            labels,
-            held_out.data,
+            x,
+            train.labels[: len(x)],
+            rest,
             exact=self.exact,
             features=self.features,
-            held_out_labels=held_out_labels,
-            notes=train.notes,
+            held_out_labels=held_out.labels[: len(rest)],
+            notes=notes,
         )
 
     @cached_property

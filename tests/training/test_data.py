@@ -127,6 +127,17 @@ def test_what_is_held_out_depends_on_the_split():
     assert [len(x) for x, _ in batches(data, "test_dataloader")] == [2, 2]
 
 
+def test_no_more_data_than_fits_the_memory_of_a_device_is_compared(monkeypatch):
+    data = Numbered(batch_size=2)
+    data.setup("fit")
+    assert len(data.reference("test").train) == 7
+    monkeypatch.setattr("ncsn.data.base.REFERENCE_BYTES", 3 * 3 * 4)
+    reference = data.reference("test")
+    lengths = len(reference.train), len(reference.labels), len(reference.held_out)
+    assert lengths == (3, 3, 3)
+    assert reference.notes == {"training_data": "the first 3 of 7 examples"}
+
+
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match=r"batch_size=90 .* 80 training examples"):
         MoonsDataModule(num_points=100, batch_size=90).setup("fit")

@@ -44,6 +44,16 @@ def check_memory(
 
 
 def available_memory() -> int:
+    """Available bytes for this process, its share of those of :func:`memory_left`.
+
+    SLURM and torchrun say how many processes of a job a machine has.
+    """
+    texts = (os.environ.get(name, "") for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
+    num_processes = next((int(text) for text in texts if text.isdigit()), 1)
+    return memory_left() // max(1, num_processes)
+
+
+def memory_left() -> int:
     """Available bytes: on Linux what machine and job have left, else all that there is."""
     try:
         found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())

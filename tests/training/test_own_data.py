@@ -265,8 +265,13 @@ def test_a_file_larger_than_the_memory_is_refused(monkeypatch):
         load()
 
 
-def test_this_machine_has_memory():
+def test_this_machine_has_memory_which_processes_share(monkeypatch):
     assert checks.available_memory() > 2**20
+    monkeypatch.setattr(checks, "memory_left", lambda: 8000)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    assert checks.available_memory() == 1000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert checks.available_memory() == 4000
 
 
 def test_memory_is_what_the_groups_of_a_job_have_left(tmp_path):

@@ -60,6 +60,10 @@ DEFAULTS = {
 }
 
 
+SHARDING = ("fsdp", "deepspeed", "model_parallel", "modelparallel")
+"""What the names of strategies that shard the weights contain."""
+
+
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line, and exits with status 2."""
 
@@ -269,6 +273,10 @@ class CLI(LightningCLI):
         config = self.config.trainer
         if "spawn" in str(config.strategy):
             raise ValueError("spawned processes cannot carry the model: use trainer.strategy ddp")
+        if any(name in str(config.strategy).lower() for name in SHARDING):
+            raise ValueError(
+                "the average of the weights cannot be sharded: use trainer.strategy ddp"
+            )
         fitting = self.command is not None and self.command.__name__ == "fit"
         left_out: list[str] = []
         if config.enable_progress_bar is False or config.barebones:

@@ -48,6 +48,7 @@ MISTAKES = {
         "MLFlowLogger': Requirement 'mlflow",
     ),
     "unknown class": (["fit", *MOONS, "--model.network", "UNett"], "UNett"),
+    "sharded weights": (["fit", *MOONS, "--trainer.strategy", "fsdp"], "trainer.strategy ddp"),
     "no config": (["fit"], "data"),
     "missing config": (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
     "missing checkpoint": (["fit", *MOONS, "--ckpt_path", "no.ckpt"], "no.ckpt"),

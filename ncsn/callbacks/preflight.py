@@ -95,7 +95,8 @@ def try_sampler(module: "ScoreModule") -> None:
     x = sampler.initial(levels.new_empty(2, *module.data_shape), levels, generator)
 
     def score(x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return module.score(x, x.new_full((len(x),), sigma))
+        label = module.labels_in_turn(0, len(x))
+        return module.score(x, x.new_full((len(x),), sigma), label)
 
     with torch.no_grad(), evaluation_mode(module):
         y: Any = sampler.step(score, x, path[0], path[1], generator)

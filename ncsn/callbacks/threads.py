@@ -35,7 +35,7 @@ class OneThread(Callback):
         module: Any = pl_module
         x, sigma = torch.zeros(1, *module.data_shape), torch.ones(1)
         with torch.no_grad(), evaluation_mode(module), FlopCounterMode(display=False) as counter:
-            module.score(x, sigma)
+            module.score(x, sigma, module.labels_in_turn(0, len(x)))
         if counter.get_total_flops() * data_of(trainer).batch_size < self.FLOPS:
             self.given = given
             torch.set_num_threads(1)

@@ -116,7 +116,12 @@ class ScoreModule(LoggedModule, ABC):
             x: Noisy data, shape ``(batch, *data_shape)``.
             sigma: Noise level of each example, shape ``(batch,)``.
             label: Classes, shape ``(batch,)``, −1 for any; ignored by unconditional networks.
+
+        Raises:
+            ValueError: If there is no label, and the score of any class was not trained.
         """
+        if label is None and not self.has_marginal_score:
+            raise ValueError("label_dropout=0 trained no score of any class: give the label")
         labels = () if label is None or not self.network.num_classes else (label,)
         own = self.noise_levels.dtype  # that of the weights
         dtype = torch.promote_types(own, torch.float32)

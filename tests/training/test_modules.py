@@ -316,6 +316,13 @@ def test_guidance_without_an_unconditional_score_is_refused():
     assert NCSN(network, guidance_scale=2.0).has_marginal_score
 
 
+def test_a_score_of_any_class_that_was_not_trained_is_refused():
+    module = NCSN(UNet(filters=8, num_classes=10), label_dropout=0.0, data_shape=(1, 8, 8))
+    with pytest.raises(ValueError, match="label_dropout=0 trained no score of any class"):
+        module.sample(2)
+    assert module.draw(0, 2, sampler=DPMSolver(2)).shape == (2, 1, 8, 8)
+
+
 def test_samples_that_are_compared_have_the_classes_of_the_data():
     drawn = []
 

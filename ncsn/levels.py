@@ -138,6 +138,8 @@ def descend(ladder: Ladder, sigma_max: float, sigma_min: float, num_levels: int)
 def log_normal_probabilities(noise_levels: Tensor, mean: float, std: float) -> Tensor:
     """Probabilities of the levels in proportion to a normal density of ln σ.
 
+    The spacing of the levels does not count, so ln σ has that density on geometric ladders alone.
+
     Source: Karras et al. 2022 (arXiv 2206.00364), table 1 (the training distribution).
 
     Args:
@@ -182,6 +184,7 @@ def largest_distance(x: Tensor) -> float:
         x: Examples, shape ``(n, *event)``, n >= 2. The cost is that of n² / 2 distances.
     """
     x = x.flatten(1)
+    x = x - x.mean(0)  # far from 0, differences of squares would cancel
     starts = range(0, len(x), 1024)
     return max(torch.cdist(x[i : i + 1024], x[i:]).max().item() for i in starts)
 

@@ -105,7 +105,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         rows, diameter = torch.linspace(0, len(stored) - 1, 64).long(), 0.0
         for _ in range(4):  # from each to the one that is farthest from it
             ends = self.kind.decode(stored[rows]).flatten(1)
-            parts = [torch.cdist(ends, part.flatten(1)) for part in self._training_parts()]
+            centre = ends.mean(0)  # far from 0, differences of squares would cancel
+            parts = [
+                torch.cdist(ends - centre, part.flatten(1) - centre)
+                for part in self._training_parts()
+            ]
             farthest = torch.cat(parts, dim=1).max(1)
             rows, diameter = farthest.indices, farthest.values.max().item()
         return diameter

@@ -13,8 +13,8 @@ Step sizes
 
 ``epsilon`` sets the step at each level: η_t = ε σ_t² / σ_max². At one level, ε is η itself. Step
 sizes compare across ladders as a = η / 2σ², the share of the way to the denoised x + σ² s(x) that
-one step goes: 0.2 in NCSN, 0.062 in NCSNv2. Where the clean data has the variance τ², steps of
-a >= 2 (1 + τ²/σ²) diverge. To convert what others write:
+one step goes: 0.2 in NCSN's code, 0.062 in NCSNv2. Where the clean data has the variance τ²,
+steps of a >= 2 (1 + τ²/σ²) diverge. To convert what others write:
 
 =========  ==================================================  =================================
 given      what it means                                       epsilon
@@ -24,7 +24,8 @@ step_lr    NCSN's code: x + α_t s + √(2α_t) z with             ``epsilon_fro
            α_t = step_lr · σ_t² / σ_min²                       σ_max, σ_min)``
 =========  ==================================================  =================================
 
-NCSN's step_lr of 2e-5 at σ_min = 0.01 is a = 0.2.
+NCSN's step_lr of 2e-5 at σ_min = 0.01 is a = 0.2. Its algorithm 1 has the same number as ε, and
+steps half as long.
 """
 
 import math

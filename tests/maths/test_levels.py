@@ -159,6 +159,11 @@ def test_largest_distance_is_that_of_all_pairs():
     assert largest_distance(x) == pytest.approx(torch.pdist(x.flatten(1)).max().item())
 
 
+def test_the_largest_distance_does_not_depend_on_where_the_data_is():
+    x = torch.randn(1000, 2)
+    assert largest_distance(x + 1e4) == pytest.approx(largest_distance(x), rel=1e-2)
+
+
 def test_ratio_of_neighbouring_levels_is_that_of_the_paper():
     # Song & Ermon 2020, section 3.2: for large D, sqrt(2D) (gamma - 1) = 3 gamma, nearly.
     for dim in (784, 3072, 10**6):

@@ -37,8 +37,8 @@ LONG = "annealed Langevin"
 TITLES = {
     "flow": "two moons, exact score:\nRMSE to the probability flow",
     "moons": "two moons, exact score:\nenergy distance to the data",
-    "digits": "digits, shipped model:\nFD in own features",
-    "mnist": "MNIST, shipped model:\nFD in own features",
+    "digits": "digits, learned score:\nFD in own features",
+    "mnist": "MNIST, learned score:\nFD in own features",
 }
 Measured = tuple[float, float]
 """A value and its standard error."""

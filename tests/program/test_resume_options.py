@@ -9,6 +9,8 @@ import torch
 from support.commands import QUICK, error_line, smoke
 from support.runs import assert_same, load_last
 
+from ncsn.modules.stored import changed_split
+
 MOONS = smoke("moons")
 RUN = Path("lightning_logs/moons/version_0")
 
@@ -209,3 +211,12 @@ def test_what_is_not_exact_when_it_resumes_is_said(option, reason, run, cli, rec
 def test_a_run_that_saves_every_so_many_steps_saves_its_end_too(cli):
     assert cli("fit", *MOONS, *QUICK, "--last.every_n_train_steps", 1000) == 0
     assert load_last(RUN)["global_step"] == 2
+
+
+def test_an_evaluation_with_another_split_says_that_it_may_see_training_data():
+    moons = {"class_path": "MoonsDataModule", "init_args": {"seed": 0, "noise": 0.1}}
+    other = {"class_path": "MoonsDataModule", "init_args": {"seed": 1, "noise": 0.2}}
+    folder = {"class_path": "ImageFolderDataModule", "init_args": {"seed": 1}}
+    assert changed_split({"data": moons}, {"data": other}) == ["data.seed=1 (was 0)"]
+    assert changed_split({"data": moons}, {"data": folder}) == []
+    assert changed_split({}, {"data": moons}) == []

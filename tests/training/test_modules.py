@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from short_runs import fit
 from torch import nn
 
-from ncsn.callbacks import EMA, Preview, TestReport
+from ncsn.callbacks import EMA, Preflight, Preview, TestReport
 from ncsn.data import DigitsDataModule
 from ncsn.evaluation import Report
 from ncsn.exact import GaussianMixture
@@ -321,6 +321,12 @@ def test_a_score_of_any_class_that_was_not_trained_is_refused():
     with pytest.raises(ValueError, match="label_dropout=0 trained no score of any class"):
         module.sample(2)
     assert module.draw(0, 2, sampler=DPMSolver(2)).shape == (2, 1, 8, 8)
+
+
+def test_classes_without_training_examples_are_warned_of():
+    module = NCSN(UNet(filters=8, num_classes=12), data_shape=(1, 8, 8))
+    with pytest.warns(UserWarning, match="no examples of class 10, 11 of model.network.num_cl"):
+        fit(module, data=DigitsDataModule(batch_size=64), callbacks=[Preflight()])
 
 
 def test_samples_that_are_compared_have_the_classes_of_the_data():

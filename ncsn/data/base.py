@@ -138,18 +138,18 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         much memory, on the device.
         """
         train, held_out = self.splits["train"], self.splits[split]
-        num = min(len(train.data), max(1, REFERENCE_BYTES // train.data[0].nbytes))
+        most = max(1, REFERENCE_BYTES // train.data[0].nbytes)
         notes = train.notes
-        if num < len(train.data):
-            notes = {"training_data": f"the first {num:,} of {len(train):,} examples"}
-        x, rest = train.data[:num], held_out.data[:num]
+        if most < len(train.data):
+            notes = {"training_data": f"the first {most:,} of {len(train):,} examples"}
+        data, held_out_data = (each.data[:most] for each in (train, held_out))
         return Reference(
-            x,
-            train.labels[: len(x)],
-            rest,
+            data,
+            train.labels[: len(data)],
+            held_out_data,
             exact=self.exact,
             features=self.features,
-            held_out_labels=held_out.labels[: len(rest)],
+            held_out_labels=held_out.labels[: len(held_out_data)],
             notes=notes,
         )
 

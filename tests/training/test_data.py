@@ -131,6 +131,8 @@ def test_no_more_data_than_fits_the_memory_of_a_device_is_compared(monkeypatch):
     data = Numbered(batch_size=2)
     data.setup("fit")
     assert len(data.reference("test").train) == 7
+    more = MoonsDataModule(num_points=100, val_fraction=0.9, batch_size=5)
+    assert len(more.reference("val").held_out) == 90
     monkeypatch.setattr("ncsn.data.base.REFERENCE_BYTES", 3 * 3 * 4)
     reference = data.reference("test")
     lengths = len(reference.train), len(reference.labels), len(reference.held_out)

@@ -273,10 +273,12 @@ class CLI(LightningCLI):
         config = self.config.trainer
         if "spawn" in str(config.strategy):
             raise ValueError("spawned processes cannot carry the model: use trainer.strategy ddp")
-        if any(name in str(config.strategy).lower() for name in SHARDING):
-            raise ValueError(
-                "the average of the weights cannot be sharded: use trainer.strategy ddp"
-            )
+        for name in SHARDING:
+            if name in str(config.strategy).lower():
+                raise ValueError(
+                    f"trainer.strategy {name} shards the weights, but not their moving average: "
+                    "use trainer.strategy ddp"
+                )
         fitting = self.command is not None and self.command.__name__ == "fit"
         left_out: list[str] = []
         if config.enable_progress_bar is False or config.barebones:

@@ -31,21 +31,8 @@ class Preflight(Callback):
             )
         if stage != "fit":
             return  # the checkpoint has been compared with the data
-        num_classes = module.network.num_classes
-        if num_classes and data.num_classes > num_classes:
-            raise ValueError(
-                f"the data has {data.num_classes} classes, but model.network.num_classes="
-                f"{num_classes}: raise it, or set it to 0 for a model without classes"
-            )
-        if num_classes:
-            counts = data.splits["train"].labels.bincount(minlength=num_classes)
-            if missing := (counts == 0).nonzero().flatten().tolist():
-                which = ", ".join(map(str, missing))
-                rank_zero_warn(
-                    f"the training data has no examples of class {which} of "
-                    f"model.network.num_classes={num_classes}, so samples of it mean nothing: "
-                    "number the labels from 0 without gaps"
-                )
+        if module.network.num_classes:
+            check_classes(module.network.num_classes, data)
         mean, sigma_max = module.data_mean.item(), module.noise_levels[0].item()
         if len(module.noise_levels) > 1 and abs(mean) > sigma_max:
             rank_zero_warn(
@@ -79,6 +66,27 @@ class Preflight(Callback):
                     f"devices, batches and epochs: stop it there with --trainer.max_{unit} {end}, "
                     f"or train {longer}"
                 )
+
+
+def check_classes(num_classes: int, data: Any) -> None:
+    """Warn if the training data lacks some of the network's classes.
+
+    Raises:
+        ValueError: If the data has more classes than the network.
+    """
+    if data.num_classes > num_classes:
+        raise ValueError(
+            f"the data has {data.num_classes} classes, but model.network.num_classes="
+            f"{num_classes}: raise it, or set it to 0 for a model without classes"
+        )
+    counts = data.splits["train"].labels.bincount(minlength=num_classes)
+    if missing := (counts == 0).nonzero().flatten().tolist():
+        which = ", ".join(map(str, missing))
+        rank_zero_warn(
+            f"the training data has no examples of class {which} of "
+            f"model.network.num_classes={num_classes}, so samples of it mean nothing: "
+            "number the labels from 0 without gaps"
+        )
 
 
 def try_sampler(module: "ScoreModule") -> None:
